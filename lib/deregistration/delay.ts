@@ -1,0 +1,8 @@
+import { sleep } from '../clock.js'
+import { type Waiting } from './index.js'
+
+/** The whole window, whatever comes. */
+export async function delay ({ clock, countdown, timeline }: Waiting, signal: AbortSignal): Promise<string> {
+  await sleep(clock, timeline.drainEnd - countdown.elapsed(), signal)
+  return `the whole deregistration delay of ${timeline.drainEnd / 1000} s was waited for`
+}

@@ -1,0 +1,53 @@
+import type { FastifyBaseLogger } from 'fastify'
+import { type Clock } from '../clock.js'
+import { type Config } from '../config.js'
+import { type Countdown } from '../countdown.js'
+import { type Requests } from '../requests.js'
+import { type Timeline } from '../timeline.js'
+import { delay } from './delay.js'
+import { traffic } from './traffic.js'
+
+/** What the strategies look at. */
+export interface Waiting {
+  readonly clock: Clock
+  readonly config: Config
+  readonly countdown: Countdown
+  readonly log: FastifyBaseLogger
+  readonly reason: string
+  readonly requests: Requests
+  readonly timeline: Timeline
+}
+
+/**
+ * Has the load balancer let go? Resolves with the reason when closing may begin, and soon after `signal` is aborted.
+ * Never rejects.
+ */
+export async function letGo (waiting: Waiting, signal: AbortSignal): Promise<string> {
+  const { deregistration } = waiting.config
+  if (typeof deregistration === 'function') return await ask(deregistration, waiting, signal)
+  switch (deregistration) {
+    case 'traffic': return await traffic(waiting, signal)
+    case 'delay': return await delay(waiting, signal)
+    case 'none': return 'deregistration is none: nothing is waited for'
+  }
+}
+
+/** The user's own strategy. It may be wrong, but it cannot lose requests by failing. */
+async function ask (
+  strategy: Extract<Config['deregistration'], Function>, waiting: Waiting, signal: AbortSignal
+): Promise<string> {
+  const { clock, countdown, log, reason, requests, timeline } = waiting
+  try {
+    return String(await strategy({
+      reason,
+      drainEndMs: timeline.drainEnd,
+      drainLimitMs: timeline.drainLimit,
+      elapsedMs: () => countdown.elapsed(),
+      silenceMs: () => requests.lastArrivalAt === undefined ? undefined : clock.now() - requests.lastArrivalAt,
+      inFlight: () => requests.unansweredTraffic
+    }, signal))
+  } catch (err) {
+    log.warn({ err }, 'the deregistration function failed, so the strategy "traffic" takes over')
+    return await traffic(waiting, signal)
+  }
+}

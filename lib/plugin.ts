@@ -1,0 +1,162 @@
+import type { IncomingMessage, Server } from 'node:http'
+import type { FastifyInstance, FastifyPluginAsync, FastifyRequest } from 'fastify'
+import type { FargateOptions, Shutdown, State } from '../types/index.js'
+import { bootWarnings } from './bootchecks.js'
+import { type Clock } from './clock.js'
+import { resolveConfig } from './config.js'
+import { type Coordinator } from './coordinator.js'
+import { Countdown } from './countdown.js'
+import { FARGATE_ERR_ALREADY_REGISTERED, FARGATE_ERR_STOPPED_DURING_BOOT } from './errors.js'
+import { Hooks } from './hooks.js'
+import { type Host } from './host.js'
+import { Lifecycle } from './lifecycle.js'
+import { livenessAnswer, readinessAnswer, registerProbes } from './probes.js'
+import { Readiness } from './readiness.js'
+import { publishState } from './report.js'
+import { Requests } from './requests.js'
+import { CHECKED_STATES, selfCheck } from './selfcheck.js'
+import { Sequence } from './sequence.js'
+import { Sockets } from './sockets.js'
+import { passStartup } from './startup.js'
+import { computeTimeline } from './timeline.js'
+
+export interface Surroundings {
+  readonly clock: Clock
+  readonly host: Host
+  readonly coordinator: Coordinator
+}
+
+/** Wiring only: configuration -> parts -> decorator, hooks, routes. */
+export function createPlugin (surroundings: () => Surroundings): FastifyPluginAsync<FargateOptions> {
+  return async function fastifyFargate (fastify, options) {
+    if (fastify.hasDecorator('shutdown')) throw new FARGATE_ERR_ALREADY_REGISTERED()
+    const { clock, host, coordinator } = surroundings()
+    const config = resolveConfig(options, host.env)
+    const timeline = computeTimeline(config)
+    const { log } = fastify
+
+    const sockets = new Sockets(clock)
+    const requests = new Requests(clock, sockets.connections)
+    requests.onEnd = ({ connection }) => { sockets.release(connection) }
+    const countdown = new Countdown(clock, timeline)
+    const lifecycle = new Lifecycle((from, to, reason) => { publishState({ fastify, from, to, reason }) })
+    const hooks: Hooks = new Hooks(clock, (where, error) => { sequence.fail(where, error) })
+    const intake = new AbortController()
+    const sequence = new Sequence({
+      clock, config, countdown, fastify, hooks, intake, leave: () => { leave() }, lifecycle, log, requests, sockets, timeline
+    })
+    const readiness = config.readiness && new Readiness(config.readiness, clock, log)
+    const selfChecks = new WeakMap<IncomingMessage, State>()
+
+    fastify.decorate('shutdown', decorator())
+    sockets.track(fastify.server, requests.arrived)
+    await registerProbes(fastify, {
+      config, requests, readiness, selfChecks, state: () => lifecycle.state, remaining: () => countdown.remaining()
+    })
+    fastify.addHook('onRoute', (route) => {
+      if (route.config?.shutdown?.traffic !== false) return
+      route.onRequest = [ignoreRequest, ...[route.onRequest ?? []].flat()]
+    })
+    // The one hook on every request, and only where somebody reads the log: route and request id for the deadline.
+    if (isLogging(fastify)) fastify.addHook('onRequest', nameRequest)
+    fastify.addHook('onReady', finishBoot)
+    fastify.addHook('onListen', async function listening () {
+      for (const server of serversOf(fastify)) sockets.track(server, requests.arrived)
+      warnAtBoot()
+    })
+    fastify.addHook('preClose', () => sequence.preClose())
+    fastify.addHook('onClose', () => sequence.closed())
+
+    const leave = coordinator.join({
+      log,
+      crash: config.crash,
+      stopSignal: config.stopSignal,
+      backstopMs: timeline.backstop,
+      stop: (request) => sequence.run(request),
+      hasten: (reason) => { sequence.hasten(reason) },
+      fail: (where, error) => { sequence.fail(where, error) },
+      giveUp: (reason) => { sequence.giveUp(reason) }
+    })
+
+    function decorator (): Shutdown {
+      return {
+        get state () { return lifecycle.state },
+        signal: intake.signal,
+        abortSignal: countdown.abort,
+        remaining: () => countdown.remaining(),
+        begin (reason, { exit = false } = {}) {
+          if (exit) coordinator.exit({ reason, waits: true })
+          return sequence.run({ reason, waits: true })
+        },
+        onDraining: (hook) => { hooks.add('onDraining', hook) },
+        onClosing: (hook) => { hooks.add('onClosing', hook) }
+      }
+    }
+
+    function ignoreRequest (request: FastifyRequest, _reply: unknown, done: () => void) {
+      requests.ignore(request.raw)
+      done()
+    }
+
+    function nameRequest (request: FastifyRequest, _reply: unknown, done: () => void) {
+      requests.name(request)
+      done()
+    }
+
+    async function finishBoot () {
+      await checkProbes()
+      logConfig()
+      // Not awaited: liveness has to answer while a check is retried.
+      void passStartup(config.startup, clock, log, intake.signal).then(() => {
+        if (lifecycle.state === 'starting') lifecycle.move('ready', 'the service has started')
+      })
+      if (!lifecycle.isStopping) return
+      // The stop signal came while the application was starting. It must not begin to listen, and an error now would
+      // have the application's own code exit with 1 in the middle of a clean stop.
+      const { reason } = await sequence.run({ reason: '', waits: true })
+      throw new FARGATE_ERR_STOPPED_DURING_BOOT(reason)
+    }
+
+    async function checkProbes () {
+      if (config.readinessPath !== false) {
+        for (const state of CHECKED_STATES) {
+          await selfCheck(fastify, clock, config.readinessPath, readinessAnswer(state, true, 0), (raw) => { selfChecks.set(raw, state) })
+        }
+      }
+      if (config.livenessPath !== false) await selfCheck(fastify, clock, config.livenessPath, livenessAnswer, () => {})
+    }
+
+    function logConfig () {
+      const { sources, warnings, startup, readiness, ...values } = config
+      log.info({ fargate: { ...values, deregistration: String(values.deregistration), sources, timeline } },
+        `fastify-fargate: stopTimeout ${config.stopTimeout} s (${sources.stopTimeout}), draining ends after ${timeline.drainLimit / 1000} s, deadline ${timeline.deadline / 1000} s`)
+    }
+
+    function warnAtBoot () {
+      for (const warning of bootWarnings({
+        config,
+        addresses: fastify.addresses().map((bound) => typeof bound === 'string' ? bound : bound.address),
+        keepAliveTimeoutMs: fastify.server.keepAliveTimeout,
+        foreignListeners: coordinator.foreignListeners('SIGTERM'),
+        initCommand: host.initCommand()
+      })) log.warn(warning)
+    }
+  }
+}
+
+/** Fastify's null logger is one function for every level; any other logger has somebody who reads it. */
+function isLogging ({ log }: FastifyInstance): boolean {
+  return log.info !== log.trace
+}
+
+/**
+ * All listeners of an instance. `localhost` may give it two, and Fastify shows the second one only under a symbol; where
+ * that is gone there is still the first.
+ */
+function serversOf (fastify: FastifyInstance): Server[] {
+  for (let object: object | null = fastify; object !== null; object = Object.getPrototypeOf(object) as object | null) {
+    const symbol = Object.getOwnPropertySymbols(object).find(({ description }) => description === 'fastify.serverBindings')
+    if (symbol !== undefined) return [fastify.server, ...(object as Record<symbol, Server[]>)[symbol]!]
+  }
+  return [fastify.server]
+}

@@ -1,0 +1,294 @@
+import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
+import type { Holder, ShutdownReport, StopContext, StopError } from '../types/index.js'
+import { type Clock, sleep } from './clock.js'
+import { type Config } from './config.js'
+import { type Countdown, settledBefore } from './countdown.js'
+import { letGo } from './deregistration/index.js'
+import { type Hooks } from './hooks.js'
+import { type Lifecycle } from './lifecycle.js'
+import { inSeconds, listHolders, publishReport } from './report.js'
+import { type Requests } from './requests.js'
+import { type Sockets } from './sockets.js'
+import { type Timeline } from './timeline.js'
+
+export interface StopRequest {
+  /** `SIGTERM`, ... */
+  readonly reason: string
+  /** Whether to wait for the load balancer. */
+  readonly waits: boolean
+}
+
+export interface SequenceParts {
+  readonly clock: Clock
+  readonly config: Config
+  readonly countdown: Countdown
+  readonly fastify: FastifyInstance
+  readonly hooks: Hooks
+  /** Aborted when draining begins: `fastify.shutdown.signal`. */
+  readonly intake: AbortController
+  /** Leaves the process's coordinator. */
+  readonly leave: () => void
+  readonly lifecycle: Lifecycle
+  readonly log: FastifyBaseLogger
+  readonly requests: Requests
+  readonly sockets: Sockets
+  readonly timeline: Timeline
+}
+
+/** How often a request in flight is looked at again: that its response has begun comes with no event. */
+const RECHECK_MS = 100
+
+/** The stop of one Fastify instance, top to bottom, once. */
+export class Sequence {
+  readonly #parts: SequenceParts
+  readonly #errors: StopError[] = []
+  /** Ends draining; its reason says why. */
+  readonly #drainOver = new AbortController()
+  #cut: Holder[] = []
+  #reason = ''
+  #inFlightAtSignal = 0
+  #drainEnded = ''
+  #isDrainedBySilence = false
+  #drainedAfterMs = 0
+  #finishedAfterMs = 0
+  #running: Promise<ShutdownReport> | undefined
+  #result: ShutdownReport | undefined
+  #closing: Promise<boolean> | undefined
+
+  constructor (parts: SequenceParts) {
+    this.#parts = parts
+  }
+
+  /** Stops. A second call returns the same promise; one that does not want to wait ends the waiting. Never rejects. */
+  run (request: StopRequest): Promise<ShutdownReport> {
+    if (this.#running !== undefined && !request.waits) this.#endDraining(`${request.reason} came`)
+    this.#running ??= this.#execute(request)
+    return this.#running
+  }
+
+  /** Something failed: the stop goes on, and the exit code is 1. */
+  fail (where: string, error: unknown): void {
+    const { message, code } = (error instanceof Error ? error : new Error(String(error))) as Error & { code?: unknown }
+    this.#errors.push({ where, message, ...(typeof code === 'string' && { code }) })
+    this.#parts.log.error({ err: error }, `${where}: ${message}. The exit code will be 1`)
+  }
+
+  /** A second stop signal: straight to the abort mark. */
+  hasten (reason: string): void {
+    const { countdown, log } = this.#parts
+    countdown.hasten()
+    log.warn(`${reason}: draining ends now, what is left has ${inSeconds(countdown.remaining())}`)
+    this.#endDraining(reason)
+  }
+
+  async #execute ({ reason, waits }: StopRequest): Promise<ShutdownReport> {
+    const { clock, countdown, lifecycle, log, requests, sockets, timeline } = this.#parts
+    // The application has called fastify.close() before: what is left is to see it through.
+    const isClosing = lifecycle.isStopping
+    if (this.#result !== undefined) return this.#result
+    const isListening = sockets.isListening
+    this.#begin(reason)
+    if (!isClosing && waits) {
+      log.info(`${reason}: draining, with ${requests.inFlight} in flight. Readiness says 503, every route still answers. Draining ends after ${inSeconds(timeline.drainLimit)} at the latest, the deadline is in ${inSeconds(timeline.deadline)}`)
+      lifecycle.move('draining', reason)
+      this.#runHooks('onDraining')
+      this.#beginClosing(isListening ? await this.#untilLetGo() : 'nothing listens here')
+    } else if (!isClosing) {
+      this.#runHooks('onDraining')
+      this.#beginClosing('no wait for the load balancer was wanted')
+    }
+    await this.#untilAnswered()
+    this.#finishedAfterMs = countdown.elapsed()
+    const closed = this.#close().then(() => this.#untilFlushed())
+    if (!await settledBefore(countdown.deadline, closed)) {
+      this.#cutOff(`the deadline of ${inSeconds(timeline.deadline)} is reached`)
+      await sleep(clock, (timeline.backstop - timeline.deadline) / 2, closed)
+    }
+    return this.#finish()
+  }
+
+  #begin (reason: string): void {
+    const { countdown, intake, requests } = this.#parts
+    if (countdown.startedAt !== undefined) return
+    this.#reason = reason
+    countdown.start()
+    requests.drain()
+    this.#inFlightAtSignal = requests.inFlight
+    intake.abort(new Error(`The service stops: ${reason}`))
+  }
+
+  #runHooks (kind: 'onDraining' | 'onClosing'): void {
+    const { countdown, hooks } = this.#parts
+    const context: StopContext = { reason: this.#reason, remaining: () => countdown.remaining(), signal: countdown.abort }
+    hooks.run(kind, context)
+  }
+
+  async #untilLetGo (): Promise<string> {
+    const { config, countdown, timeline } = this.#parts
+    countdown.drainLimit.addEventListener('abort', () => {
+      this.#endDraining(`the drain limit of ${inSeconds(timeline.drainLimit)} was reached`)
+    })
+    const { signal } = this.#drainOver
+    const ended = await Promise.race([
+      letGo({ ...this.#parts, reason: this.#reason }, signal).then((reason) => {
+        this.#isDrainedBySilence = !signal.aborted && config.deregistration === 'traffic' && countdown.elapsed() < timeline.drainEnd
+        return reason
+      }),
+      new Promise<string>((resolve) => { signal.addEventListener('abort', () => { resolve(String(signal.reason)) }) })
+    ])
+    return signal.aborted ? String(signal.reason) : ended
+  }
+
+  #endDraining (reason: string): void {
+    this.#drainOver.abort(reason)
+  }
+
+  #beginClosing (drainEnded: string): void {
+    const { countdown, lifecycle, log, requests, sockets } = this.#parts
+    this.#drainEnded = drainEnded
+    this.#drainedAfterMs = countdown.elapsed()
+    // Somebody else may have called fastify.close() meanwhile.
+    if (lifecycle.state !== 'closing') {
+      log.info(`closing, ${inSeconds(this.#drainedAfterMs)} after ${this.#reason}: ${drainEnded}. ${requests.inFlight} in flight`)
+      lifecycle.move('closing', drainEnded)
+    }
+    sockets.stopAccepting()
+    sockets.releaseAll(true)
+    this.#runHooks('onClosing')
+  }
+
+  /**
+   * Until every request has its answer and every hook has ended. A response that has begun may be a stream without end,
+   * which its plugin ends in a preClose hook: fastify.close() waits for those, not we.
+   */
+  async #untilAnswered (): Promise<void> {
+    const { clock, countdown, hooks, requests } = this.#parts
+    while (!countdown.deadline.aborted && (requests.unanswered > 0 || hooks.pending > 0)) {
+      const ends = hooks.pending > 0 ? [requests.nextEnd(), hooks.settled()] : [requests.nextEnd()]
+      await sleep(clock, RECHECK_MS, countdown.deadline, ...ends)
+    }
+  }
+
+  /** Until every response is flushed: fastify.close() does not wait for its second listener (`localhost`). */
+  async #untilFlushed (): Promise<void> {
+    const { countdown, requests } = this.#parts
+    while (!countdown.deadline.aborted && requests.inFlight > 0) {
+      await settledBefore(countdown.deadline, requests.nextEnd())
+    }
+  }
+
+  /** `fastify.close()`: preClose hooks, the server, onClose hooks. Resolves in every case, to whether it succeeded. */
+  #close (): Promise<boolean> {
+    this.#closing ??= this.#parts.fastify.close().then(() => true, (error: unknown) => {
+      this.fail('fastify.close()', error)
+      return false
+    })
+    return this.#closing
+  }
+
+  /** Whoever holds the exit is named, and cut. */
+  #cutOff (why: string): void {
+    const { countdown, log, sockets } = this.#parts
+    if (this.#cut.length > 0) return
+    this.#cut = this.holders()
+    if (this.#cut.length === 0) this.#cut = sockets.holders()
+    if (this.#cut.length === 0) {
+      this.#cut = [{ kind: 'hook', name: 'a preClose or onClose hook', ageMs: Math.round(countdown.elapsed() - this.#finishedAfterMs) }]
+    }
+    log.error({ holders: this.#cut }, `${why}; cut off: ${listHolders(this.#cut)}`)
+    sockets.destroyAll()
+  }
+
+  #finish (): ShutdownReport {
+    const { countdown, fastify, leave, lifecycle, log } = this.#parts
+    if (this.#result !== undefined) return this.#result
+    countdown.stop()
+    lifecycle.move('closed', 'the stop has ended')
+    this.#result = this.#report()
+    publishReport(fastify, log, this.#result)
+    leave()
+    return this.#result
+  }
+
+  /** The process is about to exit, with the stop unfinished: says who held it, and reports. Nothing is awaited. */
+  giveUp (why: string): void {
+    const { countdown, lifecycle } = this.#parts
+    if (this.#result !== undefined) return
+    this.#cutOff(why)
+    if (lifecycle.state !== 'closing') {
+      this.#drainEnded = why
+      this.#drainedAfterMs = countdown.elapsed()
+      lifecycle.move('closing', why)
+    }
+    this.#finishedAfterMs = Math.max(this.#finishedAfterMs, this.#drainedAfterMs)
+    this.#finish()
+  }
+
+  /** What holds the stop now. */
+  holders (): Holder[] {
+    const { hooks, requests } = this.#parts
+    return [...requests.holders(), ...hooks.holders()]
+  }
+
+  #report (): ShutdownReport {
+    const { countdown, requests, timeline } = this.#parts
+    const startedAt = countdown.startedAt!
+    const lastAfterMs = requests.lastArrivalAt === undefined ? -1 : requests.lastArrivalAt - startedAt
+    const totalMs = countdown.elapsed()
+    return {
+      reason: this.#reason,
+      exitCode: this.#cut.length > 0 || this.#errors.length > 0 ? 1 : 0,
+      order: lastAfterMs > 0 ? 'signal-first' : this.#isDrainedBySilence ? 'deregistered-first' : 'unknown',
+      drainEnded: this.#drainEnded,
+      durations: {
+        drainingMs: Math.round(this.#drainedAfterMs),
+        closingMs: Math.round(this.#finishedAfterMs - this.#drainedAfterMs),
+        closeMs: Math.round(totalMs - this.#finishedAfterMs),
+        totalMs: Math.round(totalMs)
+      },
+      requests: {
+        inFlightAtSignal: this.#inFlightAtSignal,
+        servedWhileDraining: requests.served,
+        lastAfterMs: lastAfterMs > 0 ? Math.round(lastAfterMs) : null
+      },
+      cut: this.#cut,
+      errors: this.#errors,
+      stopTimeoutMs: timeline.stopTimeout,
+      deadlineMs: timeline.deadline
+    }
+  }
+
+  /**
+   * Fastify's preClose hook. When the application itself called `fastify.close()` (a test, a script, a signal handler of
+   * its own) this is the stop: at once, with the same hooks, and without a wait.
+   */
+  async preClose (): Promise<void> {
+    const { clock, countdown, fastify, hooks, lifecycle, log, sockets, timeline } = this.#parts
+    if (this.#closing !== undefined) return
+    const reason = 'fastify.close() was called'
+    if (lifecycle.state === 'draining') {
+      log.warn('fastify.close() was called by the application while draining: from now on requests are answered 503')
+      lifecycle.move('closing', reason)
+      this.#endDraining(reason)
+    } else if (!lifecycle.isStopping) {
+      this.#begin('fastify.close()')
+      countdown.deadline.addEventListener('abort', () => { this.#cutOff(`the deadline of ${inSeconds(timeline.deadline)} is reached`) })
+      lifecycle.move('closing', reason)
+      this.#drainEnded = reason
+    }
+    sockets.releaseAll(false)
+    this.#runHooks('onDraining')
+    this.#runHooks('onClosing')
+    // Fastify gives a preClose hook pluginTimeout; one that takes longer fails the close.
+    const limitMs = Math.min(countdown.remaining(), fastify.initialConfig.pluginTimeout! - 500)
+    await sleep(clock, limitMs, hooks.settled())
+    this.#finishedAfterMs = countdown.elapsed()
+  }
+
+  /** Fastify's onClose hook. */
+  async closed (): Promise<void> {
+    if (this.#running !== undefined) return
+    await this.#untilFlushed()
+    this.#finish()
+  }
+}

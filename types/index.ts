@@ -1,0 +1,290 @@
+/**
+ * The public contract of fastify-fargate: what goes in (options), what can be watched (states, the decorator) and what
+ * comes out (the shutdown report). Types only; the code is in lib/.
+ */
+import type { FastifyInstance } from 'fastify'
+
+/**
+ * Where the service is in its life. One value, moved in one place, never backwards.
+ *
+ * - `starting`: booting, or a startup check has not succeeded yet. Readiness 503.
+ * - `ready`: serving. Readiness 200.
+ * - `draining`: the stop signal has come. Readiness 503, **every route still answers**, nothing new is taken in by
+ *   background workers.
+ * - `closing`: no more requests are expected. The ones in flight end, then `fastify.close()` runs.
+ * - `closed`: `fastify.close()` has returned.
+ */
+export type State = 'starting' | 'ready' | 'draining' | 'closing' | 'closed'
+
+/**
+ * How the plugin finds out that the load balancer has let go of the task.
+ *
+ * - `traffic`: silence, in proportion to the traffic before it. No AWS call.
+ * - `delay`: the whole `deregistrationDelay`, always.
+ * - `none`: no wait at all (nothing routes here: a worker, a service without a load balancer).
+ */
+export type DeregistrationStrategy = 'traffic' | 'delay' | 'none'
+
+/**
+ * Your own answer to "has the load balancer let go?". Resolves with the reason, which is logged. `signal` is aborted
+ * when draining ends for another reason (the drain limit, a second stop signal). When it rejects, the error is logged
+ * and `traffic` takes over.
+ */
+export type DeregistrationFunction = (context: DeregistrationContext, signal: AbortSignal) => Promise<string>
+
+/** What a {@link DeregistrationFunction} is told. All times in milliseconds. */
+export interface DeregistrationContext {
+  /** What began the stop: `SIGTERM`, the reason given to `begin()`, ... */
+  readonly reason: string
+  /** `min(deregistrationDelay, drainLimit)`, counted from the stop signal. */
+  readonly drainEndMs: number
+  /** Draining ends here whatever comes, counted from the stop signal. */
+  readonly drainLimitMs: number
+  /** Since the stop signal. */
+  elapsedMs (): number
+  /** Since the last request that was no probe; `undefined` when there was none. */
+  silenceMs (): number | undefined
+  /** Requests whose response has not begun. */
+  inFlight (): number
+}
+
+/**
+ * What an error that nobody caught does to a service that is `ready`.
+ *
+ * - `close`: ends what is in flight, within the budget, then exit code 1.
+ * - `drain`: the same, and waits for the load balancer first.
+ * - `exit`: ends the process at once with exit code 1.
+ */
+export type CrashPolicy = 'close' | 'drain' | 'exit'
+
+/** A check that has to succeed once before the service becomes ready. */
+export interface StartupCheck {
+  /** Appears in the log while the check fails. */
+  name: string
+  /** Succeeds by returning or resolving; fails by throwing or rejecting. `signal` is aborted at the time limit. */
+  check: (signal: AbortSignal) => unknown
+  /**
+   * Seconds for one attempt.
+   * @default 5
+   */
+  timeout?: number
+}
+
+/** An opt-in check behind the readiness route. Read "Readiness and your database" in the README before you use it. */
+export interface ReadinessCheck {
+  /** Fails by throwing, rejecting or returning `false`. `signal` is aborted at the time limit. */
+  check: (signal: AbortSignal) => unknown
+  /**
+   * Seconds for one check; a check that takes longer has failed.
+   * @default 2
+   */
+  timeout?: number
+  /**
+   * Seconds for which a result is reused.
+   * @default 5
+   */
+  cache?: number
+  /**
+   * Checks in a row that have to fail before the route says 503.
+   * @default 3
+   */
+  failures?: number
+  /**
+   * Checks in a row that have to succeed before the route says 200 again.
+   * @default 2
+   */
+  successes?: number
+}
+
+/** A duration in seconds, or a string with a unit: `30`, `"30"`, `"30s"`, `"1500ms"`, `"2m"`. */
+export type Duration = number | string
+
+/**
+ * The options of `fastify.register(fargate, options)`. An environment variable of the same meaning wins over the
+ * option, since it stands beside `stopTimeout` in the task definition.
+ */
+export interface FargateOptions {
+  /**
+   * `stopTimeout` of the container definition: from the stop signal to SIGKILL. 2-120 s on Fargate; up to 3600
+   * elsewhere. Env `FARGATE_STOP_TIMEOUT`.
+   * @default 30
+   */
+  stopTimeout?: Duration
+  /**
+   * How long after the stop signal the load balancer may still route here: the deregistration delay of the target
+   * group, 0-3600 s. Capped by the drain limit. Env `FARGATE_DEREGISTRATION_DELAY`.
+   * @default 20
+   */
+  deregistrationDelay?: Duration
+  /**
+   * How to find out that the load balancer has let go. Env `FARGATE_DEREGISTRATION`.
+   * @default 'traffic'
+   */
+  deregistration?: DeregistrationStrategy | DeregistrationFunction
+  /**
+   * Silence shorter than this is never evidence, 0-120 s. Env `FARGATE_QUIET`.
+   * @default 3
+   */
+  quiet?: Duration
+  /**
+   * Kept between the deadline and SIGKILL, 0.1-60 s. Env `FARGATE_MARGIN`.
+   * @default stopTimeout / 15, within 0.5-2
+   */
+  margin?: Duration
+  /**
+   * Kept for closing: draining ends this long before the deadline, 0.1-3600 s. Env `FARGATE_CLOSE_RESERVE`.
+   * @default 2/7 of the deadline
+   */
+  closeReserve?: Duration
+  /**
+   * `abortSignal` fires this long before the deadline, 0.05-600 s. Env `FARGATE_ABORT_GRACE`.
+   * @default a tenth of the deadline, within 0.25-3
+   */
+  abortGrace?: Duration
+  /**
+   * The route the target group's health check asks, or `false` for none. Env `FARGATE_READINESS_PATH`.
+   * @default '/health/ready'
+   */
+  readinessPath?: string | false
+  /**
+   * The route a container health check may ask, or `false` for none. Env `FARGATE_LIVENESS_PATH`.
+   * @default '/health/live'
+   */
+  livenessPath?: string | false
+  /**
+   * What an uncaught error does while the service is ready. Env `FARGATE_CRASH`.
+   * @default 'close'
+   */
+  crash?: CrashPolicy
+  /**
+   * The stop signal of the image (`STOPSIGNAL`), beside SIGTERM, which is always handled. Env `FARGATE_STOP_SIGNAL`.
+   * @default 'SIGTERM'
+   */
+  stopSignal?: StopSignal
+  /** Checks that have to succeed once before the service becomes ready. They are retried. Code only. */
+  startup?: ReadonlyArray<StartupCheck>
+  /** A check behind the readiness route. Code only. */
+  readiness?: ReadinessCheck | ReadinessCheck['check']
+}
+
+/** Signals that can be an image's STOPSIGNAL. SIGINT is one that waits for the load balancer only if it is named here. */
+export type StopSignal = 'SIGTERM' | 'SIGINT' | 'SIGQUIT' | 'SIGHUP' | 'SIGUSR2'
+
+/** Whatever keeps the process from ending. Every holder has a name. */
+export interface Holder {
+  /** `request`: not answered. `response`: begun, bytes left. `hook`: onDraining, onClosing, preClose or onClose. */
+  kind: 'request' | 'response' | 'connection' | 'hook'
+  /** `GET /reports/:id`, `onClosing hook flushMetrics`, ... */
+  name: string
+  /** Milliseconds. For a hook, since it was called. */
+  ageMs: number
+  /** Path without the query string. */
+  path?: string
+  /** Fastify's request id. Known when the application logs. */
+  requestId?: string
+  remoteAddress?: string
+}
+
+/** An error that made the exit code 1. */
+export interface StopError {
+  /** Where it happened: `onClosing hook x`, `fastify.close()`, `uncaughtException`, ... */
+  where: string
+  message: string
+  code?: string
+}
+
+/** What a stop did: one JSON record, the last line of the log. All times in milliseconds. */
+export interface ShutdownReport {
+  /** `SIGTERM`, `SIGINT`, `uncaughtException`, `unhandledRejection`, `fastify.close()`, or the reason given to `begin()`. */
+  reason: string
+  /** 0: everything ended. 1: something was lost, cut or failed; `cut` and `errors` name it. */
+  exitCode: 0 | 1
+  /**
+   * Which came first. `signal-first`: requests still came after the stop signal. `deregistered-first`: the silence
+   * that ended draining had begun before the signal. `unknown`: too little traffic to tell, or no wait was wanted.
+   */
+  order: 'signal-first' | 'deregistered-first' | 'unknown'
+  /** Why draining ended. */
+  drainEnded: string
+  durations: {
+    /** From the stop signal to the end of draining. */
+    drainingMs: number
+    /** Until the requests in flight and the hooks had ended. */
+    closingMs: number
+    /** `fastify.close()`: preClose and onClose hooks. */
+    closeMs: number
+    totalMs: number
+  }
+  requests: {
+    /** In flight when the stop signal came. */
+    inFlightAtSignal: number
+    /** Arrived after the stop signal and answered. Probes do not count. */
+    servedWhileDraining: number
+    /** When the last one arrived, after the stop signal; `null` when none came. */
+    lastAfterMs: number | null
+  }
+  /** What was cut off at the deadline. */
+  cut: Holder[]
+  errors: StopError[]
+  /** From the configuration. */
+  stopTimeoutMs: number
+  deadlineMs: number
+}
+
+/** Handed to `onDraining` and `onClosing` hooks. */
+export interface StopContext {
+  /** What began the stop. */
+  readonly reason: string
+  /** Milliseconds to the deadline. */
+  remaining (): number
+  /** Aborted at the abort mark: give up now. */
+  readonly signal: AbortSignal
+}
+
+/** A hook of the stop. Hooks run side by side; one that throws or hangs does not keep the others from running. */
+export type StopHook = (context: StopContext) => unknown
+
+/** `fastify.shutdown` */
+export interface Shutdown {
+  readonly state: State
+  /** Aborted when draining begins: stop taking in. */
+  readonly signal: AbortSignal
+  /** Aborted at the abort mark, `abortGrace` before the deadline: give up now, roll back, put the message back. */
+  readonly abortSignal: AbortSignal
+  /** Milliseconds to the deadline; `Infinity` while no stop has begun. */
+  remaining (): number
+  /**
+   * The same stop without a signal. Resolves with the report. A second call returns the same promise.
+   * @param reason for log and report
+   * @param options.exit ends every Fastify instance of the process, then the process. Default `false`.
+   */
+  begin (reason: string, options?: { exit?: boolean }): Promise<ShutdownReport>
+  /** Runs when draining begins: stop taking in. Its promise is awaited before `fastify.close()`. */
+  onDraining (hook: StopHook): void
+  /** Runs when closing begins, beside the requests in flight. Its promise is awaited before `fastify.close()`. */
+  onClosing (hook: StopHook): void
+}
+
+/** Published on the diagnostics channel `fastify-fargate.state`. */
+export interface StateMessage {
+  fastify: FastifyInstance
+  from: State
+  to: State
+  reason: string
+}
+
+/** Published on the diagnostics channel `fastify-fargate.report`. */
+export interface ReportMessage {
+  fastify: FastifyInstance
+  report: ShutdownReport
+}
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    shutdown: Shutdown
+  }
+  interface FastifyContextConfig {
+    /** `traffic: false`: this route is asked by something else than the load balancer (a metrics scraper). */
+    shutdown?: { traffic?: boolean }
+  }
+}
