@@ -135,8 +135,8 @@ export function judge (situation: Situation): Judgement {
 }
 
 /** When the silence will be long enough. A client that waited for a response has a usual pause, tenfold, to go on. */
-function evidenceAt ({ lastArrivalMs, lastEndMs = -Infinity, usualMs, floorMs }: Situation): number {
-  if (lastArrivalMs === undefined) return Infinity
+function evidenceAt ({ lastArrivalMs, lastEndMs = lastArrivalMs, usualMs, floorMs }: Situation): number {
+  if (lastArrivalMs === undefined || lastEndMs === undefined) return Infinity
   return Math.max(lastArrivalMs + neededSilence(usualMs, floorMs), lastEndMs + neededSilence(usualMs, 0))
 }
 
