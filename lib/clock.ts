@@ -6,6 +6,8 @@ export interface Clock {
   now (): number
   /** Calls `fn` once, `ms` from now. Returns a function that calls it off. The timer keeps the process alive. */
   after (ms: number, fn: () => void): () => void
+  /** The same with a timer that does not keep the process alive. */
+  inBackground (ms: number, fn: () => void): () => void
   /** Calls `fn` once, at the end of this turn of the event loop. */
   endOfTurn (fn: () => void): void
 }
@@ -18,6 +20,10 @@ export const systemClock: Clock = {
   after (ms, fn) {
     // A timer may fire up to a millisecond early by this clock, as libuv counts whole ones; late is safe, early is not.
     const timer = setTimeout(fn, Math.min(Math.ceil(ms) + 1, LONGEST_TIMER_MS))
+    return () => clearTimeout(timer)
+  },
+  inBackground (ms, fn) {
+    const timer = setTimeout(fn, ms).unref()
     return () => clearTimeout(timer)
   },
   endOfTurn (fn) {

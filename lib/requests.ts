@@ -5,28 +5,19 @@ import type { Holder } from '../types/index.js'
 import { type Clock } from './clock.js'
 import { Pauses } from './deregistration/silence.js'
 
-/** One turn of the event loop in which requests arrived. They share its time. */
-interface Turn {
-  /** The end of the turn, on the clock; `Infinity` until it has ended. */
-  at: number
-  /** Requests that arrived in it and are traffic. */
-  traffic: number
-  /** The time of the turn with traffic before this one. */
-  previousAt: number | undefined
-}
-
-/** A request and its response, from the arrival until the response is flushed or the connection is gone. */
+/** A request and its response. */
 export interface Exchange {
   readonly req: IncomingMessage
   readonly res: ServerResponse
-  readonly turn: Turn
   readonly connection: Connection
+  /** The arrival, on the clock. */
+  readonly at: number
   /** Known when the application logs. */
   request: FastifyRequest | undefined
   isTraffic: boolean
 }
 
-/** What is known of a connection: the exchange it is busy with, and earlier ones if the client pipelines. */
+/** What is known of a connection: its latest exchange, and earlier ones that were open then if the client pipelines. */
 export class Connection {
   readonly socket: Socket
   /** On the clock. */
@@ -39,23 +30,26 @@ export class Connection {
     this.since = since
   }
 
-  get isBusy (): boolean {
-    return this.latest !== undefined || this.earlier.length > 0
+  /** Exchanges whose response is not flushed yet, oldest first. */
+  open (): Exchange[] {
+    if (this.latest === undefined) return this.earlier
+    return [...this.earlier, this.latest].filter(isOpen)
   }
 
-  exchanges (): Exchange[] {
-    return this.latest === undefined ? this.earlier : [...this.earlier, this.latest]
-  }
-
-  find (res: ServerResponse): Exchange | undefined {
-    return this.latest?.res === res ? this.latest : this.earlier.find((exchange) => exchange.res === res)
-  }
-
-  remove (exchange: Exchange): void {
-    if (this.latest === exchange) this.latest = undefined
-    else this.earlier = this.earlier.filter((other) => other !== exchange)
+  /** Lets go of what has ended, so that an idle connection does not keep its last request in memory. */
+  forget (): void {
+    if (this.latest !== undefined && !isOpen(this.latest)) this.latest = undefined
+    if (this.earlier.length > 0) this.earlier = this.earlier.filter(isOpen)
   }
 }
+
+/** A response is destroyed when it has been flushed, and when its client is gone; 'close' comes at the same time. */
+function isOpen ({ res }: Exchange): boolean {
+  return !res.destroyed
+}
+
+/** How long an idle connection may keep its last request in memory. */
+const FORGET_AFTER_MS = 1000
 
 export const kConnection = Symbol('fastify-fargate.connection')
 
@@ -65,17 +59,20 @@ type KnownSocket = Socket & { [kConnection]?: Connection }
  * The requests of one Fastify instance: when the last one came and how long the pauses between them usually are; from
  * the stop signal on also which are in flight.
  *
- * Before the stop signal a request costs one small object and one listener that all responses share, and no clock
- * reading: the time is read once, at the end of a turn of the event loop in which requests arrived.
+ * Before the stop signal a request costs one clock reading, one small object and no listener on its response. What is in
+ * flight is found when it is asked for.
  */
 export class Requests {
   readonly #clock: Clock
   readonly #connections: ReadonlySet<Connection>
   readonly #pauses = new Pauses()
   readonly #inFlight = new Set<Exchange>()
-  #turn: Turn | undefined
-  #lastArrivalAt: number | undefined
-  #lastTurn: Turn | undefined
+  /** Arrivals on the clock. -Infinity: none. Never undefined, which would have every request allocate a number. */
+  #lastArrivalAt = -Infinity
+  #previousArrivalAt = -Infinity
+  /** Whether the pause between these two is still to be recorded: the last arrival may turn out to be no traffic. */
+  #isPauseOpen = false
+  #cancelForgetting: (() => void) | undefined
   /** When `drain()` was called, on the clock. */
   #drainingSince: number | undefined
   #lastEndAt: number | undefined
@@ -95,42 +92,28 @@ export class Requests {
     const connection = (req.socket as KnownSocket)[kConnection]
     // A connection that was there before the plugin was: nothing routes to a service that is still booting.
     if (connection === undefined) return
-    let turn = this.#turn
-    if (turn === undefined) {
-      turn = this.#turn = { at: Infinity, traffic: 0, previousAt: undefined }
-      this.#clock.endOfTurn(this.#endTurn)
-    }
-    turn.traffic++
-    const exchange: Exchange = { req, res, turn, connection, request: undefined, isTraffic: true }
-    if (connection.latest !== undefined) connection.earlier.push(connection.latest)
-    connection.latest = exchange
-    res.on('close', this.#ended)
+    const now = this.#clock.now()
+    this.#closePause()
+    this.#previousArrivalAt = this.#lastArrivalAt
+    this.#lastArrivalAt = now
+    this.#isPauseOpen = this.#previousArrivalAt !== -Infinity
+
+    const { latest } = connection
+    if (latest !== undefined && isOpen(latest)) connection.earlier.push(latest)
+    const exchange = connection.latest = { req, res, connection, at: now, request: undefined, isTraffic: true }
     if (this.#drainingSince !== undefined) this.#follow(exchange)
+    else this.#cancelForgetting ??= this.#clock.inBackground(FORGET_AFTER_MS, this.#forget)
   }
 
-  /** 'close', not 'finish': only then have all bytes been handed to the kernel. Also comes when a client aborts. */
-  readonly #ended: (this: ServerResponse) => void = this.#listener()
-
-  /** One function for all responses, so that a request costs no closure. */
-  #listener () {
-    const requests = this
-    return function ended (this: ServerResponse) {
-      const connection = (this.req.socket as KnownSocket)[kConnection]!
-      const exchange = connection.find(this)!
-      connection.remove(exchange)
-      if (requests.#drainingSince !== undefined) requests.#unfollow(exchange)
-    }
+  #closePause (): void {
+    if (!this.#isPauseOpen) return
+    this.#isPauseOpen = false
+    this.#pauses.record(this.#lastArrivalAt - this.#previousArrivalAt, this.#lastArrivalAt)
   }
 
-  readonly #endTurn = (): void => {
-    const turn = this.#turn!
-    this.#turn = undefined
-    turn.at = this.#clock.now()
-    if (turn.traffic === 0) return
-    if (this.#lastArrivalAt !== undefined) this.#pauses.record(turn.at - this.#lastArrivalAt, turn.at)
-    turn.previousAt = this.#lastArrivalAt
-    this.#lastArrivalAt = turn.at
-    this.#lastTurn = turn
+  readonly #forget = (): void => {
+    this.#cancelForgetting = undefined
+    for (const connection of this.#connections) connection.forget()
   }
 
   /** Fastify's view of a request: gives its exchange a route and an id. */
@@ -144,10 +127,10 @@ export class Requests {
     const exchange = find(raw)
     if (exchange === undefined || !exchange.isTraffic) return
     exchange.isTraffic = false
-    const { turn } = exchange
-    turn.traffic--
-    // Its turn may have ended already, behind an asynchronous hook of the application.
-    if (turn.traffic === 0 && turn === this.#lastTurn) this.#lastArrivalAt = turn.previousAt
+    // Unless another one came meanwhile, it is as if this one never had.
+    if (exchange.at !== this.#lastArrivalAt) return
+    this.#lastArrivalAt = this.#previousArrivalAt
+    this.#isPauseOpen = false
   }
 
   /** A request to the plugin's own routes. */
@@ -160,18 +143,31 @@ export class Requests {
   drain (): void {
     if (this.#drainingSince !== undefined) return
     this.#drainingSince = this.#clock.now()
-    for (const connection of this.#connections) connection.exchanges().forEach(this.#follow, this)
+    this.stop()
+    for (const connection of this.#connections) connection.open().forEach(this.#follow, this)
+  }
+
+  /** Leaves no timer behind. */
+  stop (): void {
+    this.#cancelForgetting?.()
+    this.#cancelForgetting = undefined
   }
 
   #follow (exchange: Exchange): void {
-    if (!exchange.res.headersSent) exchange.res.shouldKeepAlive = false
+    const { res } = exchange
+    if (!res.headersSent) res.shouldKeepAlive = false
     this.#inFlight.add(exchange)
+    // 'close', not 'finish': only then have all bytes been handed to the kernel. Also comes when a client aborts.
+    res.once('close', () => { this.#ended(exchange) })
   }
 
-  #unfollow (exchange: Exchange): void {
+  #ended (exchange: Exchange): void {
     this.#inFlight.delete(exchange)
-    if (exchange.isTraffic) this.#lastEndAt = this.#clock.now()
-    if (exchange.isTraffic && exchange.res.writableFinished && exchange.turn.at > this.#drainingSince!) this.#served++
+    exchange.connection.forget()
+    if (exchange.isTraffic) {
+      this.#lastEndAt = this.#clock.now()
+      if (exchange.res.writableFinished && exchange.at > this.#drainingSince!) this.#served++
+    }
     this.onEnd(exchange)
     const wake = this.#wake
     this.#wake = []
@@ -214,12 +210,12 @@ export class Requests {
 
   /** When the last request that is traffic arrived, on the clock. */
   get lastArrivalAt (): number | undefined {
-    // Requests of the turn that is under way have arrived now.
-    return this.#turn !== undefined && this.#turn.traffic > 0 ? this.#clock.now() : this.#lastArrivalAt
+    return this.#lastArrivalAt === -Infinity ? undefined : this.#lastArrivalAt
   }
 
   /** The pause between two requests that is usual here, in milliseconds; `undefined` when there were too few. */
   usualPause (floorMs: number): number | undefined {
+    this.#closePause()
     return this.#pauses.usual(floorMs)
   }
 
@@ -231,13 +227,13 @@ export class Requests {
   /** Everything in flight, oldest first. After `drain()`. */
   holders (): Holder[] {
     const now = this.#clock.now()
-    return [...this.#inFlight].map(({ req, res, turn, request }) => {
+    return [...this.#inFlight].map(({ req, res, at, request }) => {
       // Without the query string: it may carry what must not be logged.
       const path = (req.url ?? '').split('?', 1)[0]!
       return {
         kind: res.headersSent ? 'response' as const : 'request' as const,
         name: `${req.method} ${request?.routeOptions.url ?? path}`,
-        ageMs: Math.max(0, Math.round(now - turn.at)),
+        ageMs: Math.round(now - at),
         path,
         ...(request !== undefined && { requestId: request.id }),
         ...(req.socket.remoteAddress !== undefined && { remoteAddress: req.socket.remoteAddress })

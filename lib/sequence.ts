@@ -124,9 +124,11 @@ export class Sequence {
   }
 
   async #untilLetGo (): Promise<string> {
-    const { config, countdown, timeline } = this.#parts
+    const { clock, config, countdown, requests, timeline } = this.#parts
     countdown.drainLimit.addEventListener('abort', () => {
-      this.#endDraining(`the drain limit of ${inSeconds(timeline.drainLimit)} was reached`)
+      const { lastArrivalAt } = requests
+      const last = lastArrivalAt === undefined ? 'no request ever came' : `the last request came ${inSeconds(clock.now() - lastArrivalAt)} before`
+      this.#endDraining(`the drain limit of ${inSeconds(timeline.drainLimit)} was reached; ${last}`)
     })
     const { signal } = this.#drainOver
     const ended = await Promise.race([
@@ -200,9 +202,10 @@ export class Sequence {
   }
 
   #finish (): ShutdownReport {
-    const { countdown, fastify, leave, lifecycle, log } = this.#parts
+    const { countdown, fastify, leave, lifecycle, log, requests } = this.#parts
     if (this.#result !== undefined) return this.#result
     countdown.stop()
+    requests.stop()
     lifecycle.move('closed', 'the stop has ended')
     this.#result = this.#report()
     publishReport(fastify, log, this.#result)
