@@ -3,7 +3,7 @@
 import { createServer, type ServerResponse } from 'node:http'
 import { type AddressInfo } from 'node:net'
 import t from 'tap'
-import { servers, startFleet } from '../fixtures/balancer-fleet.js'
+import { servers, startFleet } from '../support/fleet.js'
 import { needsHaproxy } from '../support/haproxy.js'
 import { startLoad, type LossKind } from '../support/load.js'
 

@@ -4,7 +4,7 @@
 import t, { type Test } from 'tap'
 import { generator } from '../support/load.js'
 import { needsHaproxy } from '../support/haproxy.js'
-import { PER_SECOND, servers, startFleet, type Order, type Stop } from '../fixtures/balancer-fleet.js'
+import { PER_SECOND, servers, startFleet, type Order, type Stop } from '../support/fleet.js'
 
 const skip = needsHaproxy()
 const STOP_TIMEOUT_S = 30
