@@ -42,22 +42,22 @@ export function sleep (clock: Clock, ms: number, ...until: Array<AbortSignal | P
     }
     const cancel = clock.after(ms, done)
     for (const one of until) {
-      if (!(one instanceof AbortSignal)) one.then(done, done)
-      else if (one.aborted) done()
-      else one.addEventListener('abort', done)
+      if (one instanceof AbortSignal) one.addEventListener('abort', done)
+      else one.then(done, done)
     }
+    if (signals.some(({ aborted }) => aborted)) done()
   })
 }
 
-/** Runs `fn` with a time limit of `seconds`; its signal is aborted at the limit. Rejects with what `onLate` makes. */
+/** Runs `fn` with a time limit of `seconds`, and until one of `until` is aborted; then its signal is aborted. Rejects with what `onLate` makes. */
 export async function limited<T> (
-  clock: Clock, seconds: number, fn: (signal: AbortSignal) => T, onLate: () => Error
+  clock: Clock, seconds: number, fn: (signal: AbortSignal) => T, onLate: () => Error, ...until: AbortSignal[]
 ): Promise<Awaited<T>> {
   const controller = new AbortController()
   const running = Promise.resolve(controller.signal).then(fn)
   let isSettled = false
   const settled = running.then(() => { isSettled = true }, () => { isSettled = true })
-  await sleep(clock, seconds * 1000, settled)
+  await sleep(clock, seconds * 1000, settled, ...until)
   if (isSettled) return await running
   const late = onLate()
   controller.abort(late)

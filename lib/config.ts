@@ -40,6 +40,7 @@ const STRAGGLER_LIMIT = 20
 
 /** Options that belong to `fastify.register` itself. */
 const REGISTER_OPTIONS = ['prefix', 'logLevel', 'logSerializers']
+const PREFIX = 'FARGATE_'
 const CODE_ONLY = ['startup', 'readiness']
 
 export function detectPlatform (env: Environment): Platform {
@@ -71,7 +72,7 @@ export function resolveConfig (options: FargateOptions, env: Environment): Confi
       `2-${FARGATE_LIMIT} s on Fargate`, 'Set it to the stopTimeout of the container definition.')
   }
   const margin = read('margin') ?? clamp(stopTimeout / 15, 0.5, 2)
-  const deadline = stopTimeout - margin
+  const deadline = inMs(stopTimeout - margin)
   if (deadline <= 0) {
     throw new FARGATE_ERR_NO_TIME_TO_CLOSE(
       `margin ${margin} s is not below stopTimeout ${stopTimeout} s`, 'Lower margin or raise stopTimeout.')
@@ -127,13 +128,13 @@ function readDeregistration (
 function warningsFor (config: Omit<Config, 'warnings'>): string[] {
   const warnings: string[] = []
   const { stopTimeout, deregistrationDelay, platform } = config
-  const drainLimit = stopTimeout - config.margin - config.closeReserve
+  const drainLimit = inMs(stopTimeout - config.margin - config.closeReserve)
   if (platform !== 'fargate' && stopTimeout > FARGATE_LIMIT) {
     warnings.push(`stopTimeout ${inSeconds(stopTimeout)} is legal on EC2 only: Fargate allows ${FARGATE_LIMIT} s at most.`)
   }
   // Where nothing waits for the load balancer its delay does not matter.
   if (config.deregistration === 'none') return warnings
-  if (deregistrationDelay > drainLimit) {
+  if (inMs(deregistrationDelay) > drainLimit) {
     warnings.push(`deregistrationDelay ${inSeconds(deregistrationDelay)} does not fit: stopTimeout ${inSeconds(stopTimeout)} leaves ${inSeconds(drainLimit)} for draining, so draining ends there. Raise stopTimeout in the container definition and here, or lower the deregistration delay of the target group.`)
   }
   if (platform !== 'elsewhere' && deregistrationDelay < STRAGGLER_LIMIT) {
@@ -146,14 +147,15 @@ function warningsFor (config: Omit<Config, 'warnings'>): string[] {
 }
 
 function readStartup (checks: FargateOptions['startup']): Config['startup'] {
-  if (checks === undefined) return []
+  if (checks === undefined) return Object.freeze([])
   if (!Array.isArray(checks)) throw misfit('option startup', checks, 'no array', 'an array of { name, check, timeout }')
   return Object.freeze(checks.map((check: StartupCheck, index) => {
     const where = `option startup[${index}]`
     if (typeof check?.check !== 'function' || typeof check.name !== 'string' || check.name === '') {
       throw misfit(where, check, 'no check', '{ name: string, check: function, timeout: seconds }')
     }
-    return { name: check.name, check: check.check, timeout: limited(`${where}.timeout`, check.timeout, 5) }
+    refuseOthers(where, check, ['name', 'check', 'timeout'])
+    return Object.freeze({ name: check.name, check: check.check, timeout: limited(`${where}.timeout`, check.timeout, 5) })
   }))
 }
 
@@ -163,6 +165,7 @@ function readReadiness (readiness: FargateOptions['readiness']): Config['readine
   if (typeof given?.check !== 'function') {
     throw misfit('option readiness', readiness, 'no check', 'a function, or { check, timeout, cache, failures, successes }')
   }
+  refuseOthers('option readiness', given, ['check', 'timeout', 'cache', 'failures', 'successes'])
   return Object.freeze({
     check: given.check,
     timeout: limited('option readiness.timeout', given.timeout, 2),
@@ -184,6 +187,11 @@ function counted (where: string, value: number | undefined, otherwise: number): 
   throw misfit(where, value, 'out of range', 'a whole number, 1-100')
 }
 
+function refuseOthers (where: string, given: object, known: readonly string[]): void {
+  const other = Object.keys(given).find((key) => !known.includes(key))
+  if (other !== undefined) throw new FARGATE_ERR_UNKNOWN_SETTING(`${where}.${other}`, `Known: ${known.join(', ')}.`)
+}
+
 function misfit (where: string, value: unknown, is: string, expected: string): Error {
   return new FARGATE_ERR_BAD_SETTING(where, show(value), is, expected, `Give it ${expected}.`)
 }
@@ -198,12 +206,14 @@ function refuseUnknown (options: FargateOptions, env: Environment): void {
     throw new FARGATE_ERR_UNKNOWN_SETTING(`option ${key}`,
       meant === undefined ? `Known options: ${known.join(', ')}.` : `Did you mean ${meant}?`)
   }
-  const variables: string[] = settingKeys.map((key) => settings[key].env)
+  const variables: string[] = settingKeys.map((key) => settings[key].env.slice(PREFIX.length))
   for (const variable of Object.keys(env)) {
     // FARGATE_ is no prefix of ours alone, so only a variable that is nearly one of ours is refused.
-    if (!variable.startsWith('FARGATE_') || variables.includes(variable)) continue
-    const meant = nearest(variable, variables)
-    if (meant !== undefined) throw new FARGATE_ERR_UNKNOWN_SETTING(`environment variable ${variable}`, `Did you mean ${meant}?`)
+    if (!variable.startsWith(PREFIX)) continue
+    const name = variable.slice(PREFIX.length)
+    if (variables.includes(name)) continue
+    const meant = nearest(name, variables)
+    if (meant !== undefined) throw new FARGATE_ERR_UNKNOWN_SETTING(`environment variable ${variable}`, `Did you mean ${PREFIX}${meant}?`)
   }
 }
 
@@ -235,6 +245,11 @@ function editDistance (a: string, b: string): number {
 
 function clamp (value: number, min: number, max: number): number {
   return Math.min(Math.max(value, min), max)
+}
+
+/** Whole milliseconds, in seconds: 2.3 - 0.1 is 2.2. */
+function inMs (seconds: number): number {
+  return Math.round(seconds * 1000) / 1000
 }
 
 function inSeconds (seconds: number): string {

@@ -22,6 +22,9 @@ export interface Member {
 /** A signal delivered twice (dumb-init and npm both forward it) is one signal. */
 const SAME_SIGNAL_MS = 250
 
+/** `stopTimeout` is 3600 s at most. */
+const LONGEST_BACKSTOP_MS = 3_600_000
+
 const ERRORS = ['uncaughtException', 'unhandledRejection'] as const
 
 /**
@@ -62,6 +65,11 @@ export class Coordinator {
     }
   }
 
+  /** Whether the process ends when the stop has. */
+  get isExiting (): boolean {
+    return this.#stop !== undefined
+  }
+
   /** Listeners of others for a signal: they may end the process in the middle of the stop. */
   foreignListeners (signal: string): number {
     return this.#host.listeners(signal).filter((listener) => listener !== this.#signals.get(signal)).length
@@ -71,10 +79,9 @@ export class Coordinator {
   exit (request: StopRequest): void {
     if (this.#stop !== undefined) return
     this.#stop = request
-    const members = [...this.#members]
-    const backstopMs = Math.min(...members.map((member) => member.backstopMs))
+    const backstopMs = Math.min(LONGEST_BACKSTOP_MS, ...[...this.#members].map((member) => member.backstopMs))
     this.#host.closeAndExit(() => this.#stopAll(request), backstopMs, () => {
-      for (const member of members) member.giveUp('the stop took longer than its budget')
+      for (const member of this.#members) member.giveUp('the stop took longer than its budget')
     })
   }
 

@@ -10,7 +10,7 @@ export class Hooks {
   readonly #clock: Clock
   readonly #onError: (where: string, error: unknown) => void
   readonly #registered: Record<HookKind, StopHook[]> = { onDraining: [], onClosing: [] }
-  readonly #pending = new Map<string, number>()
+  readonly #pending = new Set<{ readonly name: string, readonly since: number }>()
   readonly #running: Array<Promise<void>> = []
   readonly #started: Partial<Record<HookKind, StopContext>> = {}
 
@@ -36,14 +36,15 @@ export class Hooks {
 
   #call (kind: HookKind, hook: StopHook, number: number, context: StopContext): void {
     const name = `${kind} hook ${hook.name === '' ? `#${number}` : hook.name}`
-    this.#pending.set(name, this.#clock.now())
+    const pending = { name, since: this.#clock.now() }
+    this.#pending.add(pending)
     const call = async () => {
       try {
         await hook(context)
       } catch (error) {
         this.#onError(name, error)
       }
-      this.#pending.delete(name)
+      this.#pending.delete(pending)
     }
     this.#running.push(call())
   }
@@ -59,6 +60,6 @@ export class Hooks {
 
   holders (): Holder[] {
     const now = this.#clock.now()
-    return [...this.#pending].map(([name, since]) => ({ kind: 'hook', name, ageMs: Math.round(now - since) }))
+    return [...this.#pending].map(({ name, since }) => ({ kind: 'hook', name, ageMs: Math.round(now - since) }))
   }
 }

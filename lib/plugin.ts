@@ -104,26 +104,35 @@ export function createPlugin (surroundings: () => Surroundings): FastifyPluginAs
     }
 
     async function finishBoot () {
-      await checkProbes()
+      if (!lifecycle.isStopping) await checkProbes()
       logConfig()
       // Not awaited: liveness has to answer while a check is retried.
       void passStartup(config.startup, clock, log, intake.signal).then(() => {
         if (lifecycle.state === 'starting') lifecycle.move('ready', 'the service has started')
       })
       if (!lifecycle.isStopping) return
-      // The stop signal came while the application was starting. It must not begin to listen, and an error now would
-      // have the application's own code exit with 1 in the middle of a clean stop.
+      // The stop signal came while the application was starting. fastify.close() waits for the boot to end, so it ends as
+      // ever; but the service must not begin to listen.
+      const { server } = fastify
+      server.listen = () => {
+        void refuse(server)
+        return server
+      }
+    }
+
+    /** An error before the exit would have the application's own code exit with 1 in the middle of a clean stop. */
+    async function refuse (server: Server) {
       const { reason } = await sequence.run({ reason: '', waits: true })
-      throw new FARGATE_ERR_STOPPED_DURING_BOOT(reason)
+      if (!coordinator.isExiting) server.emit('error', new FARGATE_ERR_STOPPED_DURING_BOOT(reason))
     }
 
     async function checkProbes () {
       if (config.readinessPath !== false) {
         for (const state of CHECKED_STATES) {
-          await selfCheck(fastify, clock, config.readinessPath, readinessAnswer(state, true, 0), (raw) => { selfChecks.set(raw, state) })
+          await selfCheck(fastify, clock, fastify.prefix + config.readinessPath, readinessAnswer(state, true, 0), (raw) => { selfChecks.set(raw, state) })
         }
       }
-      if (config.livenessPath !== false) await selfCheck(fastify, clock, config.livenessPath, livenessAnswer, () => {})
+      if (config.livenessPath !== false) await selfCheck(fastify, clock, fastify.prefix + config.livenessPath, livenessAnswer, () => {})
     }
 
     function logConfig () {

@@ -40,9 +40,11 @@ export async function registerProbes (fastify: FastifyInstance, parts: ProbePart
   const { config, readiness, selfChecks } = parts
   if (config.readinessPath !== false) {
     await registerProbe(fastify, parts, 'readinessPath', config.readinessPath, async (raw) => {
-      const state = selfChecks.get(raw) ?? parts.state()
-      const asksCheck = state === 'ready' && readiness !== undefined && !selfChecks.has(raw)
-      return readinessAnswer(state, asksCheck ? await readiness.isPassing() : true, parts.remaining())
+      const asked = selfChecks.get(raw)
+      if (asked !== undefined) return readinessAnswer(asked, true, parts.remaining())
+      const isPassing = parts.state() === 'ready' && readiness !== undefined ? await readiness.isPassing() : true
+      // The stop may have begun while the check was asked.
+      return readinessAnswer(parts.state(), isPassing, parts.remaining())
     })
   }
   if (config.livenessPath !== false) {
@@ -54,7 +56,8 @@ async function registerProbe (
   fastify: FastifyInstance, { requests }: ProbeParts, option: string, url: string,
   answer: (raw: IncomingMessage) => Promise<Answer>
 ): Promise<void> {
-  if (fastify.hasRoute({ method: 'GET', url })) throw new FARGATE_ERR_PATH_TAKEN(option, url, option)
+  const path = fastify.prefix + url
+  if (fastify.hasRoute({ method: 'GET', url: path })) throw new FARGATE_ERR_PATH_TAKEN(option, path, option)
 
   const respond = async (request: FastifyRequest, reply: FastifyReply) => {
     requests.probed(request.raw)

@@ -45,7 +45,14 @@ export class Connection {
 
 /** A response is destroyed when it has been flushed, and when its client is gone; 'close' comes at the same time. */
 function isOpen ({ res }: Exchange): boolean {
-  return !res.destroyed
+  return !((res as Http2Response).stream ?? res).destroyed
+}
+
+/** What Node hands out for HTTP/2 is no stream itself. */
+type Http2Response = ServerResponse & { stream?: { destroyed: boolean, rstCode: number } }
+
+function isWhole (res: Http2Response): boolean {
+  return res.stream === undefined ? res.writableFinished : res.stream.rstCode === 0
 }
 
 /** How long an idle connection may keep its last request in memory. */
@@ -135,7 +142,8 @@ export class Requests {
 
   /** A request to the plugin's own routes. */
   probed (raw: IncomingMessage): void {
-    this.#hasBeenProbed = true
+    // The check at boot is no probe: it has no connection.
+    if (find(raw) !== undefined) this.#hasBeenProbed = true
     this.ignore(raw)
   }
 
@@ -166,7 +174,7 @@ export class Requests {
     exchange.connection.forget()
     if (exchange.isTraffic) {
       this.#lastEndAt = this.#clock.now()
-      if (exchange.res.writableFinished && exchange.at > this.#drainingSince!) this.#served++
+      if (isWhole(exchange.res) && exchange.at > this.#drainingSince!) this.#served++
     }
     this.onEnd(exchange)
     const wake = this.#wake

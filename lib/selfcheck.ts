@@ -19,7 +19,8 @@ export async function selfCheck (
 ): Promise<void> {
   const wanted = `${expected.code} ${JSON.stringify({ status: expected.status })}`
   const fail = (got: string) => new FARGATE_ERR_PROBE_INTERCEPTED(path, wanted, got)
-  const got = await limited(clock, LIMIT_SECONDS, () => request(fastify, path, mark), () => fail(`nothing within ${LIMIT_SECONDS} s`))
+  const got = await limited(clock, LIMIT_SECONDS, () => request(fastify, path, mark).catch((error: unknown) => `nothing: ${String(error)}`),
+    () => fail(`nothing within ${LIMIT_SECONDS} s`))
   if (got !== wanted) throw fail(got.slice(0, 200))
 }
 
@@ -37,6 +38,7 @@ function request (fastify: FastifyInstance, path: string, mark: (raw: IncomingMe
         callback()
       }
     }) as Socket
+    socket.once('error', reject)
     const req = new IncomingMessage(socket)
     Object.assign(req, { method: 'GET', url: path, httpVersion: '1.1', httpVersionMajor: 1, httpVersionMinor: 1 })
     req.headers = { host: 'localhost', 'user-agent': 'ELB-HealthChecker/2.0' }

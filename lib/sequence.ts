@@ -76,9 +76,10 @@ export class Sequence {
   /** A second stop signal: straight to the abort mark. */
   hasten (reason: string): void {
     const { countdown, log } = this.#parts
+    // Before the countdown says that the drain limit is reached.
+    this.#endDraining(reason)
     countdown.hasten()
     log.warn(`${reason}: draining ends now, what is left has ${inSeconds(countdown.remaining())}`)
-    this.#endDraining(reason)
   }
 
   async #execute ({ reason, waits }: StopRequest): Promise<ShutdownReport> {
@@ -92,7 +93,9 @@ export class Sequence {
       log.info(`${reason}: draining, with ${requests.inFlight} in flight. Readiness says 503, every route still answers. Draining ends after ${inSeconds(timeline.drainLimit)} at the latest, the deadline is in ${inSeconds(timeline.deadline)}`)
       lifecycle.move('draining', reason)
       this.#runHooks('onDraining')
-      this.#beginClosing(isListening ? await this.#untilLetGo() : 'nothing listens here')
+      const drainEnded = isListening ? await this.#untilLetGo() : 'nothing listens here'
+      if (this.#result !== undefined) return this.#result
+      this.#beginClosing(drainEnded)
     } else if (!isClosing) {
       this.#runHooks('onDraining')
       this.#beginClosing('no wait for the load balancer was wanted')
@@ -283,7 +286,8 @@ export class Sequence {
     this.#runHooks('onDraining')
     this.#runHooks('onClosing')
     // Fastify gives a preClose hook pluginTimeout; one that takes longer fails the close.
-    const limitMs = Math.min(countdown.remaining(), fastify.initialConfig.pluginTimeout! - 500)
+    const { pluginTimeout } = fastify.initialConfig
+    const limitMs = Math.min(countdown.remaining(), pluginTimeout === 0 ? Infinity : pluginTimeout! - 500)
     await sleep(clock, limitMs, hooks.settled())
     this.#finishedAfterMs = countdown.elapsed()
   }

@@ -1,5 +1,6 @@
 import { Server as NetServer, type Socket } from 'node:net'
 import type { Server as HttpServer } from 'node:http'
+import type { ServerHttp2Session } from 'node:http2'
 import type { Holder } from '../types/index.js'
 import { type Clock } from './clock.js'
 import { Connection, kConnection } from './requests.js'
@@ -7,6 +8,7 @@ import { Connection, kConnection } from './requests.js'
 /** Sockets ended in one turn of the event loop: 10,000 at once would stall it for 200 ms. */
 const BATCH = 250
 
+type KnownSocket = Socket & { [kConnection]?: Connection }
 type HttpSocket = Socket & { parser?: unknown }
 
 /**
@@ -19,6 +21,7 @@ export class Sockets {
   readonly connections = new Set<Connection>()
   readonly #clock: Clock
   readonly #servers = new Set<HttpServer>()
+  readonly #sessions = new Set<ServerHttp2Session>()
   #isReleasing = false
 
   constructor (clock: Clock) {
@@ -30,6 +33,9 @@ export class Sockets {
     if (this.#servers.has(server)) return
     this.#servers.add(server)
     server.on('connection', this.#connected)
+    // With TLS requests come on the socket that is made from the first one after the handshake.
+    server.on('secureConnection', this.#secured)
+    server.on('session', this.#opened)
     // Before Fastify's own listener, which may answer at once.
     server.prependListener('request', onRequest)
   }
@@ -39,6 +45,17 @@ export class Sockets {
     Object.assign(socket, { [kConnection]: connection })
     this.connections.add(connection)
     socket.once('close', () => { this.connections.delete(connection) })
+  }
+
+  readonly #secured = (socket: Socket & { _parent?: KnownSocket }): void => {
+    const raw = socket._parent?.[kConnection]
+    if (raw !== undefined) this.connections.delete(raw)
+    this.#connected(socket)
+  }
+
+  readonly #opened = (session: ServerHttp2Session): void => {
+    this.#sessions.add(session)
+    session.once('close', () => { this.#sessions.delete(session) })
   }
 
   get isListening (): boolean {
@@ -69,6 +86,8 @@ export class Sockets {
       server.closeIdleConnections = () => {}
       if (takeOver) server.closeAllConnections = () => {}
     }
+    // GOAWAY: streams in flight end, and then the session.
+    for (const session of this.#sessions) session.close()
     // Two turns: what the kernel has received already is read first.
     this.#clock.endOfTurn(() => this.#clock.endOfTurn(() => this.#releaseBatch([...this.connections], 0)))
   }

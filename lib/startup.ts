@@ -14,9 +14,10 @@ export async function passStartup (
     let retryMs = FIRST_RETRY_MS
     while (!signal.aborted) {
       try {
-        await limited(clock, timeout, check, () => new FARGATE_ERR_TIME_LIMIT(`startup check ${name}`, timeout))
+        await limited(clock, timeout, check, () => new FARGATE_ERR_TIME_LIMIT(`startup check ${name}`, timeout), signal)
         return
       } catch (err) {
+        if (signal.aborted) return
         log.warn({ err, check: name, retryMs }, `startup check ${name} failed, so the service is not ready yet; next attempt in ${retryMs / 1000} s`)
       }
       await sleep(clock, retryMs, signal)

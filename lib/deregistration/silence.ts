@@ -54,7 +54,7 @@ export class Pauses {
     const spentMs = this.#spentMs
     let observedMs = 0
     for (let i = 0; i < spentMs.length; i++) observedMs += spentMs[i]!
-    if (observedMs < Math.max(LEAST_OBSERVED_MS, floorMs * FLOORS_OBSERVED)) return undefined
+    if (observedMs < Math.min(Math.max(LEAST_OBSERVED_MS, floorMs * FLOORS_OBSERVED), (MINUTES - 1) * MINUTE_MS)) return undefined
 
     let longerMs = 0
     let bucket = BUCKETS
