@@ -1,0 +1,489 @@
+import { type IncomingMessage, type ServerResponse } from 'node:http'
+import { connect as connectSocket } from 'node:net'
+import { type FastifyRequest } from 'fastify'
+import t from 'tap'
+import { type Connection, Requests } from '../lib/requests.js'
+import { ManualClock, turnOfEventLoop } from './support/clock.js'
+import { connect } from './support/client.js'
+import { calls, follow } from './support/server.js'
+import { fakeTraffic } from './support/waiting.js'
+
+function make () {
+  const clock = new ManualClock()
+  const connections = new Set<Connection>()
+  const requests: Requests = new Requests(clock, connections)
+  return { clock, requests, traffic: fakeTraffic(clock, () => requests, connections) }
+}
+
+t.test('arrivals', async (t) => {
+  t.test('before the first request there was none', async (t) => {
+    const { requests } = make()
+    t.equal(requests.lastArrivalAt, undefined)
+    t.equal(requests.usualPause(3000), undefined)
+    t.equal(requests.hasBeenProbed, false)
+  })
+
+  t.test('the last one counts, and the clock is read once for each', async (t) => {
+    const { clock, requests, traffic } = make()
+    const connection = traffic.connect()
+    for (const ms of [0, 10, 0, 250]) {
+      clock.skip(ms)
+      let readings = 0
+      t.intercept(clock, 'now', {
+        value: () => {
+          readings++
+          return 7 + ms
+        }
+      })
+      traffic.request(connection)
+      t.equal(readings, 1)
+      t.equal(requests.lastArrivalAt, 7 + ms)
+    }
+  })
+
+  t.test('a request costs no listener on its response before the signal', async (t) => {
+    const { requests, traffic } = make()
+    const { res } = traffic.request()
+    t.strictSame(res.eventNames(), [])
+    requests.drain()
+    t.strictSame(res.eventNames(), ['close'])
+  })
+
+  t.test('the pauses between requests add up to the usual one; the time before the first request is none', async (t) => {
+    const { clock, requests, traffic } = make()
+    clock.skip(120_000)
+    for (let i = 0; i < 101; i++) {
+      traffic.request()
+      traffic.request()
+      if (i === 60) t.ok(requests.usualPause(0)! >= 100, 'after six seconds; the last pause is among them')
+      clock.skip(100)
+    }
+    const usual = requests.usualPause(0)
+    t.ok(usual !== undefined && usual >= 100 && usual < 120, `${usual} ms`)
+  })
+
+  t.test('a connection older than the plugin is left alone', async (t) => {
+    const { clock, requests, traffic } = make()
+    const { req, res } = traffic.request()
+    const other = { ...req, socket: {} } as unknown as IncomingMessage
+    const at = clock.now()
+    clock.skip(5000)
+    requests.arrived(other, res)
+    t.equal(requests.lastArrivalAt, at)
+    t.equal(clock.background, 0)
+    requests.ignore(other)
+    requests.name({ raw: other } as unknown as FastifyRequest)
+    requests.drain()
+    t.equal(requests.inFlight, 1)
+  })
+})
+
+t.test('memory', async (t) => {
+  t.test('an idle connection does not keep its last request for longer than a second', async (t) => {
+    const { clock, traffic } = make()
+    const connection = traffic.connect()
+    const [a, b] = [traffic.request(connection), traffic.request(connection)]
+    const open = traffic.request()
+    a.end()
+    b.end()
+    clock.skip(999)
+    t.ok(connection.latest !== undefined)
+    clock.skip(1)
+    t.equal(connection.latest, undefined)
+    t.strictSame(connection.earlier, [])
+    t.equal([...traffic.connections][1]?.latest?.res, open.res, 'what is in flight stays')
+    t.equal(clock.background, 0)
+    t.equal(clock.pending, 0)
+  })
+
+  t.test('one timer does it for all, it does not keep the process alive, and is set when there is something to forget', async (t) => {
+    const { clock, traffic } = make()
+    for (let i = 0; i < 5; i++) traffic.request().end()
+    t.equal(clock.background, 1)
+    t.equal(clock.pending, 0)
+    clock.skip(1000)
+    t.equal(clock.background, 0)
+    traffic.request()
+    t.equal(clock.background, 1)
+  })
+
+  t.test('a client that pipelines for ever does not add up', async (t) => {
+    const { traffic } = make()
+    const connection = traffic.connect()
+    for (let i = 0; i < 100; i++) traffic.request(connection).end()
+    t.strictSame(connection.earlier, [])
+  })
+
+  t.test('from the signal on, and after stop, there is no such timer', async (t) => {
+    for (const end of ['drain', 'stop'] as const) {
+      const { clock, requests, traffic } = make()
+      traffic.request()
+      requests[end]()
+      t.equal(clock.background, 0, end)
+    }
+    const { clock, requests, traffic } = make()
+    requests.drain()
+    traffic.request()
+    t.equal(clock.background, 0, 'nor one later')
+  })
+})
+
+t.test('requests that are no traffic', async (t) => {
+  t.test('ignored, they leave no trace in time', async (t) => {
+    const { clock, requests, traffic } = make()
+    requests.ignore(traffic.request().req)
+    t.equal(requests.lastArrivalAt, undefined)
+    traffic.request()
+    const at = clock.now()
+    clock.skip(1000)
+    const scraper = traffic.request()
+    t.equal(requests.lastArrivalAt, clock.now())
+    clock.skip(5)
+    requests.ignore(scraper.req)
+    t.equal(requests.lastArrivalAt, at, 'not even behind a slow hook')
+  })
+
+  t.test('nor in the usual pause', async (t) => {
+    const { clock, requests, traffic } = make()
+    for (let i = 0; i < 101; i++) {
+      traffic.request()
+      clock.skip(50)
+      requests.ignore(traffic.request().req)
+      clock.skip(50)
+    }
+    t.ok(requests.usualPause(0)! >= 100, 'the pauses are 100 ms long, not 50')
+  })
+
+  t.test('ignored after a later request, the later one counts', async (t) => {
+    const { clock, requests, traffic } = make()
+    const scraper = traffic.request()
+    clock.skip(1000)
+    traffic.request()
+    const at = clock.now()
+    requests.ignore(scraper.req)
+    t.equal(requests.lastArrivalAt, at)
+  })
+
+  t.test('ignored twice, the traffic before is not ignored with it', async (t) => {
+    const { clock, requests, traffic } = make()
+    traffic.request()
+    clock.skip(1000)
+    traffic.request()
+    const at = clock.now()
+    clock.skip(1000)
+    const scraper = traffic.request()
+    requests.ignore(scraper.req)
+    requests.ignore(scraper.req)
+    t.equal(requests.lastArrivalAt, at)
+  })
+
+  t.test('one after the other, they leave the time of the traffic before', async (t) => {
+    const { clock, requests, traffic } = make()
+    traffic.request()
+    const at = clock.now()
+    for (let i = 0; i < 3; i++) {
+      clock.skip(1000)
+      requests.ignore(traffic.request().req)
+    }
+    t.equal(requests.lastArrivalAt, at)
+  })
+
+  t.test('one that came at the very instant of another does not take it along', async (t) => {
+    for (const order of ['before', 'after']) {
+      const { clock, requests, traffic } = make()
+      traffic.request()
+      clock.skip(1000)
+      const first = traffic.request()
+      const second = traffic.request()
+      requests.ignore((order === 'before' ? first : second).req)
+      t.equal(requests.lastArrivalAt, clock.now(), order)
+    }
+  })
+
+  t.test('a probe is one of them, and is remembered', async (t) => {
+    const { requests, traffic } = make()
+    requests.probed(traffic.request().req)
+    t.equal(requests.hasBeenProbed, true)
+    t.equal(requests.lastArrivalAt, undefined)
+  })
+
+  t.test('what was made up without a server is nobody\'s request', async (t) => {
+    const { requests } = make()
+    // The plugin's own check at boot, and fastify.inject().
+    requests.probed({ socket: {} } as unknown as IncomingMessage)
+    t.equal(requests.hasBeenProbed, false)
+  })
+})
+
+t.test('in flight', async (t) => {
+  t.test('what was in flight at the signal, and what came after it, is followed until it has ended', async (t) => {
+    const { requests, traffic } = make()
+    const before = traffic.request()
+    const ended = traffic.request()
+    ended.end()
+    t.equal(requests.inFlight, 0, 'nobody has asked yet')
+    requests.drain()
+    t.equal(requests.inFlight, 1)
+    const after = traffic.request()
+    t.equal(requests.inFlight, 2)
+    before.end()
+    after.end()
+    t.equal(requests.inFlight, 0)
+  })
+
+  t.test('a response that has begun is in flight, but it is answered', async (t) => {
+    const { requests, traffic } = make()
+    const stream = traffic.request()
+    traffic.request()
+    requests.drain()
+    t.strictSame([requests.inFlight, requests.unanswered, requests.unansweredTraffic], [2, 2, 2])
+    stream.begin()
+    t.strictSame([requests.inFlight, requests.unanswered, requests.unansweredTraffic], [2, 1, 1])
+  })
+
+  t.test('what is no traffic is in flight too, but nobody waits for it while draining', async (t) => {
+    const { requests, traffic } = make()
+    requests.ignore(traffic.request().req)
+    requests.drain()
+    t.strictSame([requests.inFlight, requests.unanswered, requests.unansweredTraffic], [1, 1, 0])
+  })
+
+  t.test('requests that a client pipelines are each in flight', async (t) => {
+    const { requests, traffic } = make()
+    const connection = traffic.connect()
+    const [a, b] = [traffic.request(connection), traffic.request(connection)]
+    t.strictSame(connection.open().map(({ res }) => res), [a.res, b.res])
+    requests.drain()
+    const c = traffic.request(connection)
+    t.equal(requests.inFlight, 3)
+    requests.ignore(a.req)
+    t.equal(requests.unansweredTraffic, 2, 'an earlier one is found too')
+    a.end()
+    t.equal(requests.inFlight, 2)
+    c.end()
+    t.equal(connection.open().length, 1)
+    b.end()
+    t.equal(requests.inFlight, 0)
+    t.equal(connection.open().length, 0)
+    t.strictSame(connection.open(), [])
+  })
+
+  t.test('drain a second time changes nothing', async (t) => {
+    const { clock, requests, traffic } = make()
+    requests.drain()
+    clock.skip(1000)
+    const request = traffic.request()
+    requests.drain()
+    t.equal(requests.inFlight, 1)
+    request.end()
+    t.equal(requests.served, 1, 'the first call is the one that counts')
+  })
+
+  t.test('whoever waits for the next end is woken by it, all of them, and only once', async (t) => {
+    const { requests, traffic } = make()
+    requests.drain()
+    const [a, b] = [traffic.request(), traffic.request()]
+    let woken = 0
+    for (let i = 0; i < 2; i++) void requests.nextEnd().then(() => { woken++ })
+    await turnOfEventLoop()
+    t.equal(woken, 0)
+    a.end()
+    await turnOfEventLoop()
+    t.equal(woken, 2)
+    b.end()
+    await turnOfEventLoop()
+    t.equal(woken, 2)
+  })
+
+  t.test('onEnd is told of each end, after it, once draining has begun', async (t) => {
+    const { requests, traffic } = make()
+    const told: unknown[] = []
+    requests.onEnd = ({ res, connection }) => { told.push([res, connection.open().length, requests.inFlight]) }
+    traffic.request().end()
+    const aborted = traffic.request()
+    requests.drain()
+    aborted.abort()
+    t.strictSame(told, [[aborted.res, 0, 0]])
+  })
+
+  t.test('when the last response of traffic ended is known; of others it does not matter', async (t) => {
+    const { clock, requests, traffic } = make()
+    const [request, scraper] = [traffic.request(), traffic.request()]
+    requests.ignore(scraper.req)
+    requests.drain()
+    t.equal(requests.lastEndAt, undefined)
+    clock.skip(100)
+    request.end()
+    const at = clock.now()
+    clock.skip(100)
+    scraper.end()
+    t.equal(requests.lastEndAt, at)
+  })
+})
+
+t.test('served counts what arrived after the signal and was answered whole', async (t) => {
+  const { clock, requests, traffic } = make()
+  const before = traffic.request()
+  clock.endTurn()
+  clock.skip(10)
+  requests.drain()
+  clock.skip(10)
+  const [answered, scraper, aborted] = [traffic.request(), traffic.request(), traffic.request()]
+  clock.endTurn()
+  requests.ignore(scraper.req)
+  before.end()
+  t.equal(requests.served, 0, 'it came before')
+  scraper.end()
+  t.equal(requests.served, 0, 'it is no traffic')
+  aborted.abort()
+  t.equal(requests.served, 0, 'it got no answer')
+  answered.end()
+  t.equal(requests.served, 1)
+})
+
+t.test('holders', async (t) => {
+  t.test('name what is in flight: method, path without the query, age, the client\'s address; the oldest first', async (t) => {
+    const { clock, requests, traffic } = make()
+    const [old, stream] = [traffic.request(), traffic.request()]
+    Object.assign(old.req, { url: '/reports/7?token=secret' })
+    Object.assign(stream.req, { url: '/events', method: 'POST' })
+    stream.begin()
+    clock.skip(1200)
+    requests.drain()
+    traffic.request()
+    clock.skip(34.4)
+    t.strictSame(requests.holders(), [
+      { kind: 'request', name: 'GET /reports/7', ageMs: 1234, path: '/reports/7', remoteAddress: '10.0.0.1' },
+      { kind: 'response', name: 'POST /events', ageMs: 1234, path: '/events', remoteAddress: '10.0.0.1' },
+      { kind: 'request', name: 'GET /', ageMs: 34, path: '/', remoteAddress: '10.0.0.1' }
+    ])
+  })
+
+  t.test('with Fastify\'s view of it they have the route and the request id', async (t) => {
+    const { requests, traffic } = make()
+    const { req } = traffic.request()
+    Object.assign(req, { url: '/reports/7?a=b' })
+    requests.name({ raw: req, id: 'req-3', routeOptions: { url: '/reports/:id' } } as unknown as FastifyRequest)
+    requests.drain()
+    t.match(requests.holders(), [{ name: 'GET /reports/:id', path: '/reports/7', requestId: 'req-3' }])
+  })
+
+  t.test('a request without a route is named by its path', async (t) => {
+    const { requests, traffic } = make()
+    const { req } = traffic.request()
+    requests.name({ raw: req, id: 'req-3', routeOptions: {} } as unknown as FastifyRequest)
+    requests.drain()
+    t.match(requests.holders(), [{ name: 'GET /', requestId: 'req-3' }])
+  })
+
+  t.test('a request that has just come has no age yet', async (t) => {
+    const { requests, traffic } = make()
+    requests.drain()
+    traffic.request()
+    t.match(requests.holders(), [{ ageMs: 0 }])
+  })
+
+  t.test('what is not known is left out', async (t) => {
+    const { requests, traffic } = make()
+    const { req } = traffic.request()
+    Object.assign(req, { url: undefined })
+    Object.assign(req.socket, { remoteAddress: undefined })
+    requests.drain()
+    t.strictSame(Object.keys(requests.holders()[0]!), ['kind', 'name', 'ageMs', 'path'])
+  })
+})
+
+t.test('on a real server', async (t) => {
+  type Given = [req: IncomingMessage, res: ServerResponse]
+
+  t.test('from the signal on every answer says Connection: close, also the one that is in flight', async (t) => {
+    const handler = calls<Given>()
+    const { port, requests } = await follow(t, (...given) => { handler.call(given) })
+    const client = await connect(t, port)
+    client.get('/before')
+    const [, first] = await handler.next()
+    first.end('1')
+    await client.until(/\r\n\r\n1/)
+    t.match(client.received, /connection: keep-alive/i)
+
+    client.get('/in-flight')
+    const [, second] = await handler.next()
+    requests.drain()
+    second.end('2')
+    t.match(await client.ended, /connection: close/i)
+
+    const fresh = await connect(t, port)
+    fresh.get('/after')
+    const [, third] = await handler.next()
+    third.end('3')
+    t.match(await fresh.ended, /connection: close/i)
+    t.equal(requests.inFlight, 0)
+  })
+
+  t.test('an answer whose headers are out is left as it is', async (t) => {
+    const handler = calls<Given>()
+    const { port, requests } = await follow(t, (...given) => { handler.call(given) })
+    const client = await connect(t, port)
+    client.get('/stream')
+    const [, res] = await handler.next()
+    res.write('begun')
+    await client.until(/begun/)
+    requests.drain()
+    t.equal(res.shouldKeepAlive, true)
+    res.end()
+    await client.until(/\r\n0\r\n/)
+    t.match(client.received, /connection: keep-alive/i)
+  })
+
+  t.test('requests that a client pipelines are all answered, in order', async (t) => {
+    const handler = calls<Given>()
+    const { port, requests } = await follow(t, (...given) => { handler.call(given) })
+    const client = await connect(t, port)
+    client.write('GET /1 HTTP/1.1\r\nHost: x\r\n\r\nGET /2 HTTP/1.1\r\nHost: x\r\n\r\n')
+    const [, first] = await handler.next()
+    const [, second] = await handler.next()
+    const ended = new Promise((resolve) => { second.once('close', resolve) })
+    second.end('two')
+    first.end('one')
+    await client.until(/one[^]*two/)
+    await ended
+    requests.drain()
+    t.equal(requests.inFlight, 0)
+  })
+
+  t.test('a client that goes away ends what it had in flight', async (t) => {
+    const handler = calls<Given>()
+    const { port, requests } = await follow(t, (...given) => { handler.call(given) })
+    const sockets = Array.from({ length: 3 }, () => connectSocket(port, '127.0.0.1'))
+    for (const socket of sockets) socket.on('error', () => {}).write('GET / HTTP/1.1\r\nHost: x\r\n\r\n')
+    for (let i = 0; i < 3; i++) await handler.next()
+    requests.drain()
+    t.equal(requests.inFlight, 3)
+    for (const socket of sockets) {
+      const next = requests.nextEnd()
+      socket.destroy()
+      await next
+    }
+    t.equal(requests.inFlight, 0)
+    t.equal(requests.served, 0)
+  })
+
+  t.test('an answer is in flight until its last byte has left, however slowly the client reads', async (t) => {
+    const handler = calls<Given>()
+    const { port, requests } = await follow(t, (...given) => { handler.call(given) })
+    const client = await connect(t, port)
+    client.socket.pause()
+    client.get('/big')
+    const [, res] = await handler.next()
+    requests.drain()
+    res.end(Buffer.alloc(30_000_000, 'x'))
+    // The kernel takes a part of it, and then no more.
+    await turnOfEventLoop()
+    t.equal(res.writableEnded, true)
+    t.equal(requests.inFlight, 1)
+    client.socket.resume()
+    const received = await client.ended
+    t.ok(received.length > 30_000_000, 'nothing is cut off')
+    t.equal(requests.inFlight, 0)
+  })
+})

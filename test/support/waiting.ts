@@ -1,0 +1,102 @@
+// What a deregistration strategy looks at, on a manual clock, with requests that only seem to be some.
+
+import { EventEmitter } from 'node:events'
+import { type IncomingMessage, type ServerResponse } from 'node:http'
+import { type Socket } from 'node:net'
+import { resolveConfig, type Environment } from '../../lib/config.js'
+import { Countdown } from '../../lib/countdown.js'
+import { type Waiting } from '../../lib/deregistration/index.js'
+import { Connection, kConnection, Requests } from '../../lib/requests.js'
+import { computeTimeline } from '../../lib/timeline.js'
+import { type FargateOptions } from '../../types/index.js'
+import { ManualClock } from './clock.js'
+import { memoryLog, type MemoryLog } from './log.js'
+
+export interface FakeRequest {
+  req: IncomingMessage
+  res: ServerResponse
+  /** The response begins, and stays open. */
+  begin: () => void
+  /** The response has been flushed. */
+  end: () => void
+  /** The client is gone before. */
+  abort: () => void
+}
+
+export interface FakeTraffic {
+  readonly connections: Set<Connection>
+  /** A request arrives: on a connection of its own, or on this one. */
+  request: (connection?: Connection) => FakeRequest
+  /** A client connects. */
+  connect: () => Connection
+}
+
+/** Requests as `Requests` sees them. The real ones are in the tests of requests.ts and sockets.ts. */
+export function fakeTraffic (clock: ManualClock, requests: () => Requests, connections: Set<Connection>): FakeTraffic {
+  const connect = () => {
+    const destroy = () => {
+      connections.delete(connection)
+      for (const { res } of connection.open()) close(res)
+    }
+    const socket = Object.assign(new EventEmitter(), { remoteAddress: '10.0.0.1', parser: {}, destroy, destroySoon: destroy }) as unknown as Socket
+    const connection = new Connection(socket, clock.now())
+    Object.assign(socket, { [kConnection]: connection })
+    connections.add(connection)
+    return connection
+  }
+  return {
+    connections,
+    connect,
+    request (connection = connect()) {
+      const req = { socket: connection.socket, url: '/?secret', method: 'GET' } as unknown as IncomingMessage
+      const res = Object.assign(new EventEmitter(), { req, destroyed: false, headersSent: false, writableFinished: false, shouldKeepAlive: true }) as unknown as ServerResponse
+      requests().arrived(req, res)
+      return {
+        req,
+        res,
+        begin () { Object.assign(res, { headersSent: true }) },
+        end () {
+          Object.assign(res, { headersSent: true, writableFinished: true })
+          close(res)
+        },
+        abort () { close(res) }
+      }
+    }
+  }
+}
+
+/** As Node does it, flushed or not. */
+function close (res: ServerResponse): void {
+  res.destroyed = true
+  res.emit('close')
+}
+
+export interface WaitingParts extends MemoryLog {
+  readonly clock: ManualClock
+  readonly parts: Waiting
+  readonly requests: Requests
+  readonly traffic: FakeTraffic
+}
+
+/**
+ * The stop signal has just come.
+ * @param before what happened before it
+ */
+export function waiting (
+  options: FargateOptions = {}, { env = {}, before }: { env?: Environment, before?: (made: Omit<WaitingParts, 'parts'>) => void } = {}
+): WaitingParts {
+  const clock = new ManualClock()
+  const memory = memoryLog()
+  const config = resolveConfig(options, env)
+  const timeline = computeTimeline(config)
+  const countdown = new Countdown(clock, timeline)
+  const connections = new Set<Connection>()
+  const requests = new Requests(clock, connections)
+  const traffic = fakeTraffic(clock, () => requests, connections)
+  before?.({ ...memory, clock, requests, traffic })
+  countdown.start()
+  // The timers of the countdown are not what these tests count.
+  countdown.stop()
+  requests.drain()
+  return { ...memory, clock, requests, traffic, parts: { clock, config, countdown, log: memory.log, reason: 'SIGTERM', requests, timeline } }
+}
