@@ -4,6 +4,8 @@ import { type Clock, sleep } from './clock.js'
 
 /** How long the last lines may take to be written. */
 export const FLUSH_LIMIT_MS = 500
+/** What a transport's target may still have in hands when its thread has taken everything; nothing tells when it is done. */
+const TARGET_MS = 200
 
 interface Destination extends EventEmitter {
   _writing?: boolean
@@ -21,7 +23,8 @@ export async function flushLog (log: FastifyBaseLogger, clock: Clock): Promise<v
   const destination = destinationOf(log)
   if (destination === undefined) return
   if (destination.worker !== undefined) {
-    // A transport thread: ending it is the only way to hear that its target has written everything.
+    destination.flushSync?.()
+    await sleep(clock, TARGET_MS)
     const closed = new Promise((resolve) => { destination.once('close', resolve) })
     destination.end?.()
     await sleep(clock, FLUSH_LIMIT_MS, closed)

@@ -37,6 +37,7 @@ export function createPlugin (surroundings: () => Surroundings): FastifyPluginAs
 
     const sockets = new Sockets(clock)
     const requests = new Requests(clock, sockets.connections)
+    sockets.onGone = (connection) => { requests.gone(connection) }
     requests.onEnd = ({ connection }) => { sockets.release(connection) }
     const countdown = new Countdown(clock, timeline)
     const lifecycle = new Lifecycle((from, to, reason) => { publishState({ fastify, from, to, reason }) })

@@ -15,6 +15,8 @@ export interface Exchange {
   /** Known when the application logs. */
   request: FastifyRequest | undefined
   isTraffic: boolean
+  /** Whether its response was made to say `Connection: close`. */
+  isLast: boolean
 }
 
 /** What is known of a connection: its latest exchange, and earlier ones that were open then if the client pipelines. */
@@ -107,7 +109,7 @@ export class Requests {
 
     const { latest } = connection
     if (latest !== undefined && isOpen(latest)) connection.earlier.push(latest)
-    const exchange = connection.latest = { req, res, connection, at: now, request: undefined, isTraffic: true }
+    const exchange = connection.latest = { req, res, connection, at: now, request: undefined, isTraffic: true, isLast: false }
     if (this.#drainingSince !== undefined) this.#follow(exchange)
     else this.#cancelForgetting ??= this.#clock.inBackground(FORGET_AFTER_MS, this.#forget)
   }
@@ -162,15 +164,27 @@ export class Requests {
   }
 
   #follow (exchange: Exchange): void {
-    const { res } = exchange
-    if (!res.headersSent) res.shouldKeepAlive = false
+    const { connection, res } = exchange
+    // The client pipelines: an answer before this one must not close the connection under it.
+    for (const earlier of connection.earlier) {
+      if (earlier.isLast && !earlier.res.headersSent) earlier.res.shouldKeepAlive = true
+    }
+    if (!res.headersSent && res.shouldKeepAlive) {
+      res.shouldKeepAlive = false
+      exchange.isLast = true
+    }
     this.#inFlight.add(exchange)
     // 'close', not 'finish': only then have all bytes been handed to the kernel. Also comes when a client aborts.
     res.once('close', () => { this.#ended(exchange) })
   }
 
+  /** The connection is gone. Node tells the response whose turn it was, but not the pipelined ones behind it. */
+  gone (connection: Connection): void {
+    for (const exchange of [...this.#inFlight]) if (exchange.connection === connection) this.#ended(exchange)
+  }
+
   #ended (exchange: Exchange): void {
-    this.#inFlight.delete(exchange)
+    if (!this.#inFlight.delete(exchange)) return
     exchange.connection.forget()
     if (exchange.isTraffic) {
       this.#lastEndAt = this.#clock.now()

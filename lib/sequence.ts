@@ -4,6 +4,7 @@ import { type Clock, sleep } from './clock.js'
 import { type Config } from './config.js'
 import { type Countdown, settledBefore } from './countdown.js'
 import { letGo } from './deregistration/index.js'
+import { FARGATE_ERR_TIME_LIMIT } from './errors.js'
 import { type Hooks } from './hooks.js'
 import { type Lifecycle } from './lifecycle.js'
 import { inSeconds, listHolders, publishReport } from './report.js'
@@ -103,7 +104,9 @@ export class Sequence {
     await this.#untilAnswered()
     this.#finishedAfterMs = countdown.elapsed()
     const closed = this.#close().then(() => this.#untilFlushed())
-    if (!await settledBefore(countdown.deadline, closed)) {
+    const isInTime = await settledBefore(countdown.deadline, closed)
+    // A hook that blocked the event loop has blocked the timer of the deadline too.
+    if (!isInTime || countdown.remaining() === 0) {
       this.#cutOff(`the deadline of ${inSeconds(timeline.deadline)} is reached`)
       await sleep(clock, (timeline.backstop - timeline.deadline) / 2, closed)
     }
@@ -289,6 +292,7 @@ export class Sequence {
     const { pluginTimeout } = fastify.initialConfig
     const limitMs = Math.min(countdown.remaining(), pluginTimeout === 0 ? Infinity : pluginTimeout! - 500)
     await sleep(clock, limitMs, hooks.settled())
+    for (const { name } of hooks.holders()) this.fail(name, new FARGATE_ERR_TIME_LIMIT(name, limitMs / 1000))
     this.#finishedAfterMs = countdown.elapsed()
   }
 

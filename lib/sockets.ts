@@ -23,6 +23,8 @@ export class Sockets {
   readonly #servers = new Set<HttpServer>()
   readonly #sessions = new Set<ServerHttp2Session>()
   #isReleasing = false
+  /** Called when a connection has ended. */
+  onGone: (connection: Connection) => void = () => {}
 
   constructor (clock: Clock) {
     this.#clock = clock
@@ -44,7 +46,10 @@ export class Sockets {
     const connection = new Connection(socket, this.#clock.now())
     Object.assign(socket, { [kConnection]: connection })
     this.connections.add(connection)
-    socket.once('close', () => { this.connections.delete(connection) })
+    socket.once('close', () => {
+      this.connections.delete(connection)
+      this.onGone(connection)
+    })
   }
 
   readonly #secured = (socket: Socket & { _parent?: KnownSocket }): void => {
