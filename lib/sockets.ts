@@ -1,4 +1,5 @@
 import { Server as NetServer, type Socket } from 'node:net'
+import { Server as TlsServer } from 'node:tls'
 import type { Server as HttpServer } from 'node:http'
 import type { ServerHttp2Session } from 'node:http2'
 import type { Holder } from '../types/index.js'
@@ -8,7 +9,6 @@ import { Connection, kConnection } from './requests.js'
 /** Sockets ended in one turn of the event loop: 10,000 at once would stall it for 200 ms. */
 const BATCH = 250
 
-type KnownSocket = Socket & { [kConnection]?: Connection }
 type HttpSocket = Socket & { parser?: unknown }
 
 /**
@@ -22,6 +22,8 @@ export class Sockets {
   readonly #clock: Clock
   readonly #servers = new Set<HttpServer>()
   readonly #sessions = new Set<ServerHttp2Session>()
+  /** Connections whose TLS handshake is not done: Node has them in no list of its own. */
+  readonly #handshaking = new Map<string, Socket>()
   #isReleasing = false
   /** Called when a connection has ended. */
   onGone: (connection: Connection) => void = () => {}
@@ -34,8 +36,8 @@ export class Sockets {
   track (server: HttpServer, onRequest: (...args: any[]) => void): void {
     if (this.#servers.has(server)) return
     this.#servers.add(server)
-    server.on('connection', this.#connected)
-    // With TLS requests come on the socket that is made from the first one after the handshake.
+    // With TLS requests come on the socket that is made of the first one after the handshake.
+    server.on('connection', server instanceof TlsServer ? this.#handshakes : this.#connected)
     server.on('secureConnection', this.#secured)
     server.on('session', this.#opened)
     // Before Fastify's own listener, which may answer at once.
@@ -52,9 +54,14 @@ export class Sockets {
     })
   }
 
-  readonly #secured = (socket: Socket & { _parent?: KnownSocket }): void => {
-    const raw = socket._parent?.[kConnection]
-    if (raw !== undefined) this.connections.delete(raw)
+  readonly #handshakes = (socket: Socket): void => {
+    const peer = peerOf(socket)
+    this.#handshaking.set(peer, socket)
+    socket.once('close', () => { this.#handshaking.delete(peer) })
+  }
+
+  readonly #secured = (socket: Socket): void => {
+    this.#handshaking.delete(peerOf(socket))
     this.#connected(socket)
   }
 
@@ -94,7 +101,10 @@ export class Sockets {
     // GOAWAY: streams in flight end, and then the session.
     for (const session of this.#sessions) session.close()
     // Two turns: what the kernel has received already is read first.
-    this.#clock.endOfTurn(() => this.#clock.endOfTurn(() => this.#releaseBatch([...this.connections], 0)))
+    this.#clock.endOfTurn(() => this.#clock.endOfTurn(() => {
+      this.#releaseBatch([...this.connections], 0)
+      this.#destroyHandshaking()
+    }))
   }
 
   #releaseBatch (connections: readonly Connection[], from: number): void {
@@ -125,5 +135,15 @@ export class Sockets {
   /** Cuts everything off. */
   destroyAll (): void {
     for (const { socket } of this.connections) socket.destroy()
+    this.#destroyHandshaking()
   }
+
+  #destroyHandshaking (): void {
+    for (const socket of this.#handshaking.values()) socket.destroy()
+  }
+}
+
+/** What a TLS socket has in common with the socket it was made of. */
+function peerOf ({ remoteAddress, remotePort }: Socket): string {
+  return `${remoteAddress} ${remotePort}`
 }
