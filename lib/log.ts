@@ -23,6 +23,8 @@ export async function flushLog (log: FastifyBaseLogger, clock: Clock): Promise<v
   const destination = destinationOf(log)
   if (destination === undefined) return
   if (destination.worker !== undefined) {
+    // A transport. First the thread takes everything over, then its target has some time, then the thread ends: in this
+    // order, since a thread that is told to end does not wait for a target that is asynchronous.
     destination.flushSync?.()
     await sleep(clock, TARGET_MS)
     const closed = new Promise((resolve) => { destination.once('close', resolve) })

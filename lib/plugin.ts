@@ -111,11 +111,12 @@ export function createPlugin (surroundings: () => Surroundings): FastifyPluginAs
       void passStartup(config.startup, clock, log, intake.signal).then(() => {
         if (lifecycle.state === 'starting') lifecycle.move('ready', 'the service has started')
       })
-      if (!lifecycle.isStopping) return
-      // The stop signal came while the application was starting. fastify.close() waits for the boot to end, so it ends as
-      // ever; but the service must not begin to listen.
+      // A stop signal may come while the application is starting, or between ready() and listen(). fastify.close() waits
+      // for the boot to end, so it ends as ever; but the service must not begin to listen.
       const { server } = fastify
-      server.listen = () => {
+      const listen = server.listen.bind(server) as (...args: unknown[]) => Server
+      server.listen = (...args: unknown[]) => {
+        if (!lifecycle.isStopping) return listen(...args)
         void refuse(server)
         return server
       }

@@ -285,7 +285,8 @@ export class Sequence {
       lifecycle.move('closing', reason)
       this.#drainEnded = reason
     }
-    sockets.releaseAll(false)
+    // Fastify 5.9.0 to 5.11.0 cuts what is in flight also where nobody asked for it.
+    sockets.releaseAll(fastify.initialConfig.forceCloseConnections !== true)
     this.#runHooks('onDraining')
     this.#runHooks('onClosing')
     // Fastify gives a preClose hook pluginTimeout; one that takes longer fails the close.
