@@ -48,12 +48,14 @@ t.test('it is waited for half a second, no longer', async (t) => {
   t.equal(state.isFlushed, true)
 })
 
-t.test('the thread of a transport is ended, and waited for until it is closed', async (t) => {
-  let ends = 0
-  const transport = Object.assign(new EventEmitter(), { worker: {}, end () { ends++ } })
+t.test('a transport gets its lines, then 200 ms for its target, then the end of its thread is waited for', async (t) => {
+  const did: string[] = []
+  const transport = Object.assign(new EventEmitter(), { worker: {}, flushSync () { did.push('flushSync') }, end () { did.push('end') } })
   const { clock, state } = flush(transport)
-  await clock.settle()
-  t.equal(ends, 1)
+  await clock.advance(199)
+  t.strictSame(did, ['flushSync'])
+  await clock.advance(1)
+  t.strictSame(did, ['flushSync', 'end'])
   t.equal(state.isFlushed, false)
   transport.emit('close')
   await clock.settle()
@@ -61,9 +63,10 @@ t.test('the thread of a transport is ended, and waited for until it is closed', 
   t.equal(clock.pending, 0)
 })
 
-t.test('a transport that does not close is waited for half a second, no longer', async (t) => {
+t.test('a transport whose thread does not end is waited for another half a second, no longer', async (t) => {
   for (const more of [{ end () {} }, {}]) {
     const { clock, state } = flush(Object.assign(new EventEmitter(), { worker: {}, ...more }))
+    await clock.advance(200)
     await clock.advance(499)
     t.equal(state.isFlushed, false)
     await clock.advance(1)
