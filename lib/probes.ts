@@ -1,4 +1,4 @@
-import type { IncomingMessage } from 'node:http'
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { State } from '../types/index.js'
 import { type Config } from './config.js'
@@ -38,54 +38,61 @@ export const livenessAnswer: Answer = { code: 200, status: 'alive' }
 /** Registers the routes that are wanted. @throws FARGATE_ERR_PATH_TAKEN */
 export async function registerProbes (fastify: FastifyInstance, parts: ProbeParts): Promise<void> {
   const { config, readiness, selfChecks } = parts
+  const answerNow = (isPassing: boolean) => readinessAnswer(parts.state(), isPassing, parts.remaining())
   if (config.readinessPath !== false) {
-    await registerProbe(fastify, parts, 'readinessPath', config.readinessPath, async (raw) => {
+    await registerProbe(fastify, parts, 'readinessPath', config.readinessPath, (raw) => {
       const asked = selfChecks.get(raw)
       if (asked !== undefined) return readinessAnswer(asked, true, parts.remaining())
-      const isPassing = parts.state() === 'ready' && readiness !== undefined ? await readiness.isPassing() : true
-      // The stop may have begun while the check was asked.
-      return readinessAnswer(parts.state(), isPassing, parts.remaining())
+      if (parts.state() !== 'ready' || readiness === undefined) return answerNow(true)
+      // The stop may begin while the check is asked.
+      return readiness.isPassing().then(answerNow)
     })
   }
   if (config.livenessPath !== false) {
-    await registerProbe(fastify, parts, 'livenessPath', config.livenessPath, async () => livenessAnswer)
+    await registerProbe(fastify, parts, 'livenessPath', config.livenessPath, () => livenessAnswer)
   }
 }
 
 async function registerProbe (
   fastify: FastifyInstance, { requests }: ProbeParts, option: string, url: string,
-  answer: (raw: IncomingMessage) => Promise<Answer>
+  answer: (raw: IncomingMessage) => Answer | Promise<Answer>
 ): Promise<void> {
   const path = fastify.prefix + url
   if (fastify.hasRoute({ method: 'GET', url: path })) throw new FARGATE_ERR_PATH_TAKEN(option, path, option)
 
-  const respond = async (request: FastifyRequest, reply: FastifyReply) => {
+  // Without a promise where none is needed: a fleet of load balancer nodes asks all day.
+  const respond = (request: FastifyRequest, reply: FastifyReply) => {
     requests.probed(request.raw)
     // Written past Fastify: no onSend hook of the application may turn the 503 into something else.
     reply.hijack()
-    const { code, status, retryAfter } = await answer(request.raw)
-    const body = JSON.stringify({ status })
-    if (retryAfter !== undefined) reply.raw.setHeader('retry-after', retryAfter)
-    reply.raw.writeHead(code, {
-      'content-type': 'application/json; charset=utf-8',
-      'content-length': Buffer.byteLength(body),
-      'cache-control': 'no-store'
-    })
-    reply.raw.end(request.method === 'HEAD' ? undefined : body)
+    const answered = answer(request.raw)
+    if (answered instanceof Promise) void answered.then((late) => { write(request.raw, reply.raw, late) })
+    else write(request.raw, reply.raw, answered)
   }
 
   // An encapsulated instance with a hook of its own: it comes before every hook that the application adds later, and no
   // other route pays for it.
   await fastify.register(async (probe) => {
-    probe.addHook('onRequest', respond)
+    probe.addHook('onRequest', (request, reply, _done) => { respond(request, reply) })
     probe.route({
       method: 'GET',
       url,
       exposeHeadRoute: true,
       logLevel: 'silent',
       schema: { hide: true } as object,
-      config: { rateLimit: false, shutdown: { traffic: false } } as object,
+      config: { rateLimit: false } as object,
       handler: respond
     })
   })
+}
+
+function write ({ method }: IncomingMessage, res: ServerResponse, { code, status, retryAfter }: Answer): void {
+  const body = `{"status":"${status}"}`
+  if (retryAfter !== undefined) res.setHeader('retry-after', retryAfter)
+  res.writeHead(code, {
+    'content-type': 'application/json; charset=utf-8',
+    'content-length': body.length,
+    'cache-control': 'no-store'
+  })
+  res.end(method === 'HEAD' ? undefined : body)
 }

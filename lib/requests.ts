@@ -5,6 +5,44 @@ import type { Holder } from '../types/index.js'
 import { type Clock } from './clock.js'
 import { Pauses } from './deregistration/silence.js'
 
+/** Twenty milliseconds in which requests arrived. They share its time, so that a request costs no clock reading. */
+interface Tick {
+  /** Its end, on the clock; `undefined` until then. */
+  at: number | undefined
+  /** Requests that arrived in it and are traffic. */
+  traffic: number
+}
+
+/** Pauses are told apart down to this. Ten of them are a tenth of the silence that is asked for by default. */
+const TICK_MS = 20
+
+/** How long an idle connection may keep its last request in memory. */
+const FORGET_AFTER_MS = 1000
+
+/** What is known of a connection. */
+export class Connection {
+  readonly socket: Socket
+  /** On the clock. */
+  readonly since: number
+  /** The latest response of HTTP/1.1, before the stop signal. */
+  res: ServerResponse | undefined = undefined
+  tick: Tick | undefined = undefined
+  /** Known when the application logs. */
+  request: FastifyRequest | undefined = undefined
+  isTraffic = true
+  /** Exchanges that are followed until they end, oldest first: with HTTP/2 always, else from the stop signal on. */
+  exchanges: Exchange[] = []
+
+  constructor (socket: Socket, since: number) {
+    this.socket = socket
+    this.since = since
+  }
+
+  get isBusy (): boolean {
+    return this.exchanges.length > 0
+  }
+}
+
 /** A request and its response. */
 export interface Exchange {
   readonly req: IncomingMessage
@@ -12,53 +50,18 @@ export interface Exchange {
   readonly connection: Connection
   /** The arrival, on the clock. */
   readonly at: number
-  /** Known when the application logs. */
   request: FastifyRequest | undefined
   isTraffic: boolean
   /** Whether its response was made to say `Connection: close`. */
   isLast: boolean
 }
 
-/** What is known of a connection: its latest exchange, and earlier ones that were open then if the client pipelines. */
-export class Connection {
-  readonly socket: Socket
-  /** On the clock. */
-  readonly since: number
-  latest: Exchange | undefined = undefined
-  earlier: Exchange[] = []
-
-  constructor (socket: Socket, since: number) {
-    this.socket = socket
-    this.since = since
-  }
-
-  /** Exchanges whose response is not flushed yet, oldest first. */
-  open (): Exchange[] {
-    if (this.latest === undefined) return this.earlier
-    return [...this.earlier, this.latest].filter(isOpen)
-  }
-
-  /** Lets go of what has ended, so that an idle connection does not keep its last request in memory. */
-  forget (): void {
-    if (this.latest !== undefined && !isOpen(this.latest)) this.latest = undefined
-    if (this.earlier.length > 0) this.earlier = this.earlier.filter(isOpen)
-  }
-}
-
-/** A response is destroyed when it has been flushed, and when its client is gone; 'close' comes at the same time. */
-function isOpen ({ res }: Exchange): boolean {
-  return !((res as Http2Response).stream ?? res).destroyed
-}
-
 /** What Node hands out for HTTP/2 is no stream itself. */
-type Http2Response = ServerResponse & { stream?: { destroyed: boolean, rstCode: number } }
+type Http2Response = ServerResponse & { stream?: { rstCode: number } }
 
 function isWhole (res: Http2Response): boolean {
   return res.stream === undefined ? res.writableFinished : res.stream.rstCode === 0
 }
-
-/** How long an idle connection may keep its last request in memory. */
-const FORGET_AFTER_MS = 1000
 
 export const kConnection = Symbol('fastify-fargate.connection')
 
@@ -68,27 +71,29 @@ type KnownSocket = Socket & { [kConnection]?: Connection }
  * The requests of one Fastify instance: when the last one came and how long the pauses between them usually are; from
  * the stop signal on also which are in flight.
  *
- * Before the stop signal a request costs one clock reading, one small object and no listener on its response. What is in
- * flight is found when it is asked for.
+ * Before the stop signal a request of HTTP/1.1 costs a few assignments: no clock reading, no object, no listener on its
+ * response. What is in flight is found when the signal comes: the latest response of each connection that has not ended
+ * (earlier ones, of a client that pipelines, end before it).
  */
 export class Requests {
   readonly #clock: Clock
   readonly #connections: ReadonlySet<Connection>
   readonly #pauses = new Pauses()
   readonly #inFlight = new Set<Exchange>()
-  /** Arrivals on the clock. -Infinity: none. Never undefined, which would have every request allocate a number. */
-  #lastArrivalAt = -Infinity
-  #previousArrivalAt = -Infinity
-  /** Whether the pause between these two is still to be recorded: the last arrival may turn out to be no traffic. */
-  #isPauseOpen = false
+  #tick: Tick | undefined
+  #cancelTick = () => {}
   #cancelForgetting: (() => void) | undefined
+  #lastArrivalAt: number | undefined
+  #previousArrivalAt: number | undefined
+  /** What the last arrival was part of. */
+  #lastArrival: Tick | Exchange | undefined
   /** When `drain()` was called, on the clock. */
   #drainingSince: number | undefined
   #lastEndAt: number | undefined
   #served = 0
   #hasBeenProbed = false
   #wake: Array<() => void> = []
-  /** Called when a response has been flushed or its connection is gone; only after `drain()`. */
+  /** Called when a response has been flushed or its connection is gone. */
   onEnd: (exchange: Exchange) => void = () => {}
 
   constructor (clock: Clock, connections: ReadonlySet<Connection>) {
@@ -101,64 +106,111 @@ export class Requests {
     const connection = (req.socket as KnownSocket)[kConnection]
     // A connection that was there before the plugin was: nothing routes to a service that is still booting.
     if (connection === undefined) return
-    const now = this.#clock.now()
-    this.#closePause()
-    this.#previousArrivalAt = this.#lastArrivalAt
-    this.#lastArrivalAt = now
-    this.#isPauseOpen = this.#previousArrivalAt !== -Infinity
-
-    const { latest } = connection
-    if (latest !== undefined && isOpen(latest)) connection.earlier.push(latest)
-    const exchange = connection.latest = { req, res, connection, at: now, request: undefined, isTraffic: true, isLast: false }
-    if (this.#drainingSince !== undefined) this.#follow(exchange)
-    else this.#cancelForgetting ??= this.#clock.inBackground(FORGET_AFTER_MS, this.#forget)
+    if (this.#drainingSince !== undefined) {
+      const at = this.#clock.now()
+      const exchange = { req, res, connection, at, request: undefined, isTraffic: true, isLast: false }
+      this.#follow(exchange)
+      this.#trafficCame(at, exchange)
+      return
+    }
+    const tick = this.#tick ?? this.#beginTick()
+    tick.traffic++
+    if (req.httpVersionMajor === 2) {
+      this.#follow({ req, res, connection, at: this.#clock.now(), request: undefined, isTraffic: true, isLast: false })
+      return
+    }
+    connection.res = res
+    connection.tick = tick
+    connection.request = undefined
+    connection.isTraffic = true
   }
 
-  #closePause (): void {
-    if (!this.#isPauseOpen) return
-    this.#isPauseOpen = false
-    this.#pauses.record(this.#lastArrivalAt - this.#previousArrivalAt, this.#lastArrivalAt)
+  #beginTick (): Tick {
+    this.#tick = { at: undefined, traffic: 0 }
+    this.#cancelTick = this.#clock.inBackground(TICK_MS, () => { this.#endTick() })
+    this.#cancelForgetting ??= this.#clock.inBackground(FORGET_AFTER_MS, this.#forget)
+    return this.#tick
+  }
+
+  #endTick (): void {
+    const tick = this.#tick
+    if (tick === undefined) return
+    this.#tick = undefined
+    this.#cancelTick()
+    tick.at = this.#clock.now()
+    if (tick.traffic > 0) this.#trafficCame(tick.at, tick)
+  }
+
+  #trafficCame (at: number, arrival: Tick | Exchange): void {
+    if (this.#lastArrivalAt !== undefined) this.#pauses.record(at - this.#lastArrivalAt, at)
+    this.#previousArrivalAt = this.#lastArrivalAt
+    this.#lastArrivalAt = at
+    this.#lastArrival = arrival
   }
 
   readonly #forget = (): void => {
     this.#cancelForgetting = undefined
-    for (const connection of this.#connections) connection.forget()
+    for (const connection of this.#connections) {
+      if (connection.res?.destroyed !== true) continue
+      connection.res = undefined
+      connection.request = undefined
+    }
   }
 
-  /** Fastify's view of a request: gives its exchange a route and an id. */
+  /** Fastify's view of a request: gives it a route and an id. */
   name (request: FastifyRequest): void {
-    const exchange = find(request.raw)
+    const connection = (request.raw.socket as KnownSocket)[kConnection]
+    if (connection === undefined) return
+    if (connection.res?.req === request.raw) connection.request = request
+    if (!connection.isBusy) return
+    const exchange = connection.exchanges.find(({ req }) => req === request.raw)
     if (exchange !== undefined) exchange.request = request
   }
 
   /** This request did not come through the load balancer: it is no evidence. */
   ignore (raw: IncomingMessage): void {
-    const exchange = find(raw)
-    if (exchange === undefined || !exchange.isTraffic) return
-    exchange.isTraffic = false
-    // Unless another one came meanwhile, it is as if this one never had.
-    if (exchange.at !== this.#lastArrivalAt) return
-    this.#lastArrivalAt = this.#previousArrivalAt
-    this.#isPauseOpen = false
+    const connection = (raw.socket as KnownSocket)[kConnection]
+    if (connection === undefined) return
+    const exchange = connection.isBusy ? connection.exchanges.find(({ req }) => req === raw) : undefined
+    if (exchange !== undefined) {
+      exchange.isTraffic = false
+      this.#takeBack(exchange)
+    }
+    if (connection.res?.req !== raw || !connection.isTraffic) return
+    connection.isTraffic = false
+    const tick = connection.tick!
+    tick.traffic--
+    // The tick may have ended already, behind an asynchronous hook of the application.
+    if (tick.traffic === 0) this.#takeBack(tick)
+  }
+
+  /** Unless another arrival came meanwhile, it is as if this one never had. */
+  #takeBack (arrival: Tick | Exchange): void {
+    if (arrival === this.#lastArrival) this.#lastArrivalAt = this.#previousArrivalAt
   }
 
   /** A request to the plugin's own routes. */
   probed (raw: IncomingMessage): void {
     // The check at boot is no probe: it has no connection.
-    if (find(raw) !== undefined) this.#hasBeenProbed = true
+    if ((raw.socket as KnownSocket)[kConnection] !== undefined) this.#hasBeenProbed = true
     this.ignore(raw)
   }
 
   /** From here on every HTTP/1.1 response says `Connection: close`, and what is in flight is followed. */
   drain (): void {
     if (this.#drainingSince !== undefined) return
-    this.#drainingSince = this.#clock.now()
     this.stop()
-    for (const connection of this.#connections) connection.open().forEach(this.#follow, this)
+    this.#drainingSince = this.#clock.now()
+    for (const connection of this.#connections) {
+      const { res, tick, request, isTraffic } = connection
+      if (res === undefined || res.destroyed) continue
+      this.#follow({ req: res.req, res, connection, at: tick!.at!, request, isTraffic, isLast: false })
+    }
   }
 
   /** Leaves no timer behind. */
   stop (): void {
+    this.#endTick()
     this.#cancelForgetting?.()
     this.#cancelForgetting = undefined
   }
@@ -166,13 +218,14 @@ export class Requests {
   #follow (exchange: Exchange): void {
     const { connection, res } = exchange
     // The client pipelines: an answer before this one must not close the connection under it.
-    for (const earlier of connection.earlier) {
+    for (const earlier of connection.exchanges) {
       if (earlier.isLast && !earlier.res.headersSent) earlier.res.shouldKeepAlive = true
     }
-    if (!res.headersSent && res.shouldKeepAlive) {
+    if (this.#drainingSince !== undefined && !res.headersSent && res.shouldKeepAlive) {
       res.shouldKeepAlive = false
       exchange.isLast = true
     }
+    connection.exchanges.push(exchange)
     this.#inFlight.add(exchange)
     // 'close', not 'finish': only then have all bytes been handed to the kernel. Also comes when a client aborts.
     res.once('close', () => { this.#ended(exchange) })
@@ -185,10 +238,11 @@ export class Requests {
 
   #ended (exchange: Exchange): void {
     if (!this.#inFlight.delete(exchange)) return
-    exchange.connection.forget()
-    if (exchange.isTraffic) {
+    const { at, connection, isTraffic, res } = exchange
+    connection.exchanges = connection.exchanges.filter((other) => other !== exchange)
+    if (this.#drainingSince !== undefined && isTraffic) {
       this.#lastEndAt = this.#clock.now()
-      if (isWhole(exchange.res) && exchange.at > this.#drainingSince!) this.#served++
+      if (isWhole(res) && at > this.#drainingSince) this.#served++
     }
     this.onEnd(exchange)
     const wake = this.#wake
@@ -232,12 +286,11 @@ export class Requests {
 
   /** When the last request that is traffic arrived, on the clock. */
   get lastArrivalAt (): number | undefined {
-    return this.#lastArrivalAt === -Infinity ? undefined : this.#lastArrivalAt
+    return this.#lastArrivalAt
   }
 
   /** The pause between two requests that is usual here, in milliseconds; `undefined` when there were too few. */
   usualPause (floorMs: number): number | undefined {
-    this.#closePause()
     return this.#pauses.usual(floorMs)
   }
 
@@ -262,10 +315,4 @@ export class Requests {
       }
     }).sort((a, b) => b.ageMs - a.ageMs)
   }
-}
-
-function find (raw: IncomingMessage): Exchange | undefined {
-  const connection = (raw.socket as KnownSocket)[kConnection]
-  if (connection?.latest?.req === raw) return connection.latest
-  return connection?.earlier.find(({ req }) => req === raw)
 }

@@ -115,7 +115,7 @@ export class Sockets {
 
   /** Ends a connection that has nothing in flight. Does nothing before `releaseAll()`. */
   release (connection: Connection): void {
-    if (!this.#isReleasing || connection.open().length > 0) return
+    if (!this.#isReleasing || connection.isBusy) return
     // An upgraded socket (a WebSocket) belongs to whoever upgraded it: Node has taken its parser away.
     if ((connection.socket as HttpSocket).parser == null) return
     connection.socket.destroySoon()
