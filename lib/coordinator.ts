@@ -107,9 +107,13 @@ export class Coordinator {
     this.#lastSignal = signal
     this.#lastSignalAt = now
     this.#signalsSeen++
+    const request = { reason: signal, waits: this.#waitsFor(signal) }
     if (this.#stop === undefined) {
-      this.exit({ reason: signal, waits: this.#waitsFor(signal) })
-    } else if (this.#signalsSeen > 2 || (isSame && !this.#waitsFor(signal))) {
+      this.exit(request)
+    } else if (this.#signalsSeen === 1) {
+      // The stop began without a signal, after a crash or by begin(): this is ECS, which has noticed.
+      for (const member of this.#members) void member.stop(request)
+    } else if (this.#signalsSeen > 2 || (isSame && !request.waits)) {
       for (const member of this.#members) member.giveUp(`${signal} came again`)
       this.#host.exit(1)
     } else {

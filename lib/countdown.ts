@@ -71,7 +71,7 @@ export class Countdown {
 }
 
 /** Any number of jobs and handlers may listen to one of these signals; that is no leak. */
-function newController (): AbortController {
+export function newController (): AbortController {
   const controller = new AbortController()
   setMaxListeners(0, controller.signal)
   return controller

@@ -5,7 +5,7 @@ import { bootWarnings } from './bootchecks.js'
 import { type Clock } from './clock.js'
 import { resolveConfig } from './config.js'
 import { type Coordinator } from './coordinator.js'
-import { Countdown } from './countdown.js'
+import { Countdown, newController } from './countdown.js'
 import { FARGATE_ERR_ALREADY_REGISTERED, FARGATE_ERR_STOPPED_DURING_BOOT } from './errors.js'
 import { Hooks } from './hooks.js'
 import { type Host } from './host.js'
@@ -42,7 +42,7 @@ export function createPlugin (surroundings: () => Surroundings): FastifyPluginAs
     const countdown = new Countdown(clock, timeline)
     const lifecycle = new Lifecycle((from, to, reason) => { publishState({ fastify, from, to, reason }) })
     const hooks: Hooks = new Hooks(clock, (where, error) => { sequence.fail(where, error) })
-    const intake = new AbortController()
+    const intake = newController()
     const sequence = new Sequence({
       clock, config, countdown, fastify, hooks, intake, leave: () => { leave() }, lifecycle, log, requests, sockets, timeline
     })
@@ -141,7 +141,7 @@ export function createPlugin (surroundings: () => Surroundings): FastifyPluginAs
 
     function logConfig () {
       const { sources, warnings, startup, readiness, ...values } = config
-      log.info({ fargate: { ...values, deregistration: String(values.deregistration), sources, timeline } },
+      log.info({ fargate: { ...values, deregistration: typeof values.deregistration === 'function' ? 'function' : values.deregistration, sources, timeline } },
         `fastify-fargate: stopTimeout ${config.stopTimeout} s (${sources.stopTimeout}), draining ends after ${timeline.drainLimit / 1000} s, deadline ${timeline.deadline / 1000} s`)
     }
 

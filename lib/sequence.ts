@@ -62,8 +62,14 @@ export class Sequence {
 
   /** Stops. A second call returns the same promise; one that does not want to wait ends the waiting. Never rejects. */
   run (request: StopRequest): Promise<ShutdownReport> {
-    if (this.#running !== undefined && !request.waits) this.#endDraining(`${request.reason} came`)
-    this.#running ??= this.#execute(request)
+    if (this.#running !== undefined) {
+      if (!request.waits) this.#endDraining(`${request.reason} came`)
+      return this.#running
+    }
+    // Known before it runs: a hook may ask for the stop that it is part of.
+    let settle: (report: Promise<ShutdownReport>) => void
+    this.#running = new Promise((resolve) => { settle = resolve })
+    settle!(this.#execute(request))
     return this.#running
   }
 
@@ -117,8 +123,9 @@ export class Sequence {
     const { countdown, intake, requests } = this.#parts
     if (countdown.startedAt !== undefined) return
     this.#reason = reason
-    countdown.start()
+    // In this order: what has arrived already came before the signal.
     requests.drain()
+    countdown.start()
     this.#inFlightAtSignal = requests.inFlight
     intake.abort(new Error(`The service stops: ${reason}`))
   }
@@ -196,9 +203,9 @@ export class Sequence {
 
   /** Whoever holds the exit is named, and cut. */
   #cutOff (why: string): void {
-    const { countdown, log, sockets } = this.#parts
+    const { countdown, hooks, log, requests, sockets } = this.#parts
     if (this.#cut.length > 0) return
-    this.#cut = this.holders()
+    this.#cut = [...requests.holders(), ...hooks.holders()]
     if (this.#cut.length === 0) this.#cut = sockets.holders()
     if (this.#cut.length === 0) {
       this.#cut = [{ kind: 'hook', name: 'a preClose or onClose hook', ageMs: Math.round(countdown.elapsed() - this.#finishedAfterMs) }]
@@ -231,12 +238,6 @@ export class Sequence {
     }
     this.#finishedAfterMs = Math.max(this.#finishedAfterMs, this.#drainedAfterMs)
     this.#finish()
-  }
-
-  /** What holds the stop now. */
-  holders (): Holder[] {
-    const { hooks, requests } = this.#parts
-    return [...requests.holders(), ...hooks.holders()]
   }
 
   #report (): ShutdownReport {
