@@ -3,18 +3,7 @@ import type { Socket } from 'node:net'
 import type { FastifyRequest } from 'fastify'
 import type { Holder } from '../types/index.js'
 import { type Clock } from './clock.js'
-import { Pauses } from './deregistration/silence.js'
-
-/** Twenty milliseconds in which requests arrived. They share its time, so that a request costs no clock reading. */
-interface Tick {
-  /** Its end, on the clock; `undefined` until then. */
-  at: number | undefined
-  /** Requests that arrived in it and are traffic. */
-  traffic: number
-}
-
-/** Pauses are told apart down to this. Ten of them are a tenth of the silence that is asked for by default. */
-const TICK_MS = 20
+import { Arrivals, type Tick } from './arrivals.js'
 
 /** How long an idle connection may keep its last request in memory. */
 const FORGET_AFTER_MS = 1000
@@ -50,6 +39,8 @@ export interface Exchange {
   readonly connection: Connection
   /** The arrival, on the clock. */
   readonly at: number
+  /** What it was counted in; `undefined` if it was counted by itself. */
+  readonly tick: Tick | undefined
   request: FastifyRequest | undefined
   isTraffic: boolean
   /** Whether its response was made to say `Connection: close`. */
@@ -78,15 +69,9 @@ type KnownSocket = Socket & { [kConnection]?: Connection }
 export class Requests {
   readonly #clock: Clock
   readonly #connections: ReadonlySet<Connection>
-  readonly #pauses = new Pauses()
+  readonly #arrivals: Arrivals
   readonly #inFlight = new Set<Exchange>()
-  #tick: Tick | undefined
-  #cancelTick = () => {}
   #cancelForgetting: (() => void) | undefined
-  #lastArrivalAt: number | undefined
-  #previousArrivalAt: number | undefined
-  /** What the last arrival was part of. */
-  #lastArrival: Tick | Exchange | undefined
   /** When `drain()` was called, on the clock. */
   #drainingSince: number | undefined
   #lastEndAt: number | undefined
@@ -99,6 +84,9 @@ export class Requests {
   constructor (clock: Clock, connections: ReadonlySet<Connection>) {
     this.#clock = clock
     this.#connections = connections
+    this.#arrivals = new Arrivals(clock, () => {
+      this.#cancelForgetting ??= clock.inBackground(FORGET_AFTER_MS, this.#forget)
+    })
   }
 
   /** Listener of the server's `request` event. */
@@ -108,44 +96,20 @@ export class Requests {
     if (connection === undefined) return
     if (this.#drainingSince !== undefined) {
       const at = this.#clock.now()
-      const exchange = { req, res, connection, at, request: undefined, isTraffic: true, isLast: false }
+      const exchange = { req, res, connection, at, tick: undefined, request: undefined, isTraffic: true, isLast: false }
       this.#follow(exchange)
-      this.#trafficCame(at, exchange)
+      this.#arrivals.came(at, exchange)
       return
     }
-    const tick = this.#tick ?? this.#beginTick()
-    tick.traffic++
+    const tick = this.#arrivals.countNow()
     if (req.httpVersionMajor === 2) {
-      this.#follow({ req, res, connection, at: this.#clock.now(), request: undefined, isTraffic: true, isLast: false })
+      this.#follow({ req, res, connection, at: this.#clock.now(), tick, request: undefined, isTraffic: true, isLast: false })
       return
     }
     connection.res = res
     connection.tick = tick
     connection.request = undefined
     connection.isTraffic = true
-  }
-
-  #beginTick (): Tick {
-    this.#tick = { at: undefined, traffic: 0 }
-    this.#cancelTick = this.#clock.inBackground(TICK_MS, () => { this.#endTick() })
-    this.#cancelForgetting ??= this.#clock.inBackground(FORGET_AFTER_MS, this.#forget)
-    return this.#tick
-  }
-
-  #endTick (): void {
-    const tick = this.#tick
-    if (tick === undefined) return
-    this.#tick = undefined
-    this.#cancelTick()
-    tick.at = this.#clock.now()
-    if (tick.traffic > 0) this.#trafficCame(tick.at, tick)
-  }
-
-  #trafficCame (at: number, arrival: Tick | Exchange): void {
-    if (this.#lastArrivalAt !== undefined) this.#pauses.record(at - this.#lastArrivalAt, at)
-    this.#previousArrivalAt = this.#lastArrivalAt
-    this.#lastArrivalAt = at
-    this.#lastArrival = arrival
   }
 
   readonly #forget = (): void => {
@@ -173,20 +137,14 @@ export class Requests {
     if (connection === undefined) return
     const exchange = connection.isBusy ? connection.exchanges.find(({ req }) => req === raw) : undefined
     if (exchange !== undefined) {
+      if (!exchange.isTraffic) return
       exchange.isTraffic = false
-      this.#takeBack(exchange)
+      if (exchange.tick === undefined) this.#arrivals.takeBack(exchange)
+      else this.#arrivals.discount(exchange.tick)
+    } else if (connection.res?.req === raw && connection.isTraffic) {
+      connection.isTraffic = false
+      this.#arrivals.discount(connection.tick!)
     }
-    if (connection.res?.req !== raw || !connection.isTraffic) return
-    connection.isTraffic = false
-    const tick = connection.tick!
-    tick.traffic--
-    // The tick may have ended already, behind an asynchronous hook of the application.
-    if (tick.traffic === 0) this.#takeBack(tick)
-  }
-
-  /** Unless another arrival came meanwhile, it is as if this one never had. */
-  #takeBack (arrival: Tick | Exchange): void {
-    if (arrival === this.#lastArrival) this.#lastArrivalAt = this.#previousArrivalAt
   }
 
   /** A request to the plugin's own routes. */
@@ -204,13 +162,13 @@ export class Requests {
     for (const connection of this.#connections) {
       const { res, tick, request, isTraffic } = connection
       if (res === undefined || res.destroyed) continue
-      this.#follow({ req: res.req, res, connection, at: tick!.at!, request, isTraffic, isLast: false })
+      this.#follow({ req: res.req, res, connection, at: tick!.at!, tick, request, isTraffic, isLast: false })
     }
   }
 
   /** Leaves no timer behind. */
   stop (): void {
-    this.#endTick()
+    this.#arrivals.stop()
     this.#cancelForgetting?.()
     this.#cancelForgetting = undefined
   }
@@ -286,12 +244,12 @@ export class Requests {
 
   /** When the last request that is traffic arrived, on the clock. */
   get lastArrivalAt (): number | undefined {
-    return this.#lastArrivalAt
+    return this.#arrivals.lastAt
   }
 
   /** The pause between two requests that is usual here, in milliseconds; `undefined` when there were too few. */
   usualPause (floorMs: number): number | undefined {
-    return this.#pauses.usual(floorMs)
+    return this.#arrivals.usualPause(floorMs)
   }
 
   /** When the last response of traffic ended since `drain()`, on the clock. */

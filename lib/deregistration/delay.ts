@@ -1,5 +1,5 @@
 import { sleep } from '../clock.js'
-import { type Waiting } from './index.js'
+import { type Waiting } from './waiting.js'
 
 /** The whole window, whatever comes. */
 export async function delay ({ clock, countdown, timeline }: Waiting, signal: AbortSignal): Promise<string> {

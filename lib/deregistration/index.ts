@@ -1,22 +1,7 @@
-import type { FastifyBaseLogger } from 'fastify'
-import { type Clock } from '../clock.js'
 import { type Config } from '../config.js'
-import { type Countdown } from '../countdown.js'
-import { type Requests } from '../requests.js'
-import { type Timeline } from '../timeline.js'
 import { delay } from './delay.js'
 import { traffic } from './traffic.js'
-
-/** What the strategies look at. */
-export interface Waiting {
-  readonly clock: Clock
-  readonly config: Config
-  readonly countdown: Countdown
-  readonly log: FastifyBaseLogger
-  readonly reason: string
-  readonly requests: Requests
-  readonly timeline: Timeline
-}
+import { type Waiting } from './waiting.js'
 
 /**
  * Has the load balancer let go? Resolves with the reason when closing may begin, and soon after `signal` is aborted.

@@ -1,5 +1,5 @@
 import { sleep } from '../clock.js'
-import { type Waiting } from './index.js'
+import { type Waiting } from './waiting.js'
 import { judge } from './silence.js'
 
 /** How often a request in flight is looked at again: that its response has begun comes with no event. */

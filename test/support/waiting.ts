@@ -5,7 +5,7 @@ import { type IncomingMessage, type ServerResponse } from 'node:http'
 import { type Socket } from 'node:net'
 import { resolveConfig, type Environment } from '../../lib/config.js'
 import { Countdown } from '../../lib/countdown.js'
-import { type Waiting } from '../../lib/deregistration/index.js'
+import { type Waiting } from '../../lib/deregistration/waiting.js'
 import { Connection, kConnection, Requests } from '../../lib/requests.js'
 import { computeTimeline } from '../../lib/timeline.js'
 import { type FargateOptions } from '../../types/index.js'
@@ -26,7 +26,7 @@ export interface FakeRequest {
 export interface FakeTraffic {
   readonly connections: Set<Connection>
   /** A request arrives: on a connection of its own, or on this one. */
-  request: (connection?: Connection) => FakeRequest
+  request: (connection?: Connection, httpVersionMajor?: 1 | 2) => FakeRequest
   /** A client connects. */
   connect: () => Connection
 }
@@ -36,7 +36,7 @@ export function fakeTraffic (clock: ManualClock, requests: () => Requests, conne
   const connect = () => {
     const destroy = () => {
       connections.delete(connection)
-      for (const { res } of connection.open()) close(res)
+      for (const { res } of connection.exchanges) close(res)
     }
     const socket = Object.assign(new EventEmitter(), { remoteAddress: '10.0.0.1', parser: {}, destroy, destroySoon: destroy }) as unknown as Socket
     const connection = new Connection(socket, clock.now())
@@ -47,8 +47,8 @@ export function fakeTraffic (clock: ManualClock, requests: () => Requests, conne
   return {
     connections,
     connect,
-    request (connection = connect()) {
-      const req = { socket: connection.socket, url: '/?secret', method: 'GET' } as unknown as IncomingMessage
+    request (connection = connect(), httpVersionMajor = 1) {
+      const req = { socket: connection.socket, url: '/?secret', method: 'GET', httpVersionMajor } as unknown as IncomingMessage
       const res = Object.assign(new EventEmitter(), { req, destroyed: false, headersSent: false, writableFinished: false, shouldKeepAlive: true }) as unknown as ServerResponse
       requests().arrived(req, res)
       return {
