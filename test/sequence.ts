@@ -220,6 +220,18 @@ t.test('the order that was seen', async (t) => {
     t.match(outcome.report, { order: 'signal-first', drainEnded: /^no request for 3 s/, requests: { servedWhileDraining: 10, lastAfterMs: 1000 }, durations: { drainingMs: 4000 } })
   })
 
+  t.test('a request just before the signal came before it, on a clock that never stands still', async (t) => {
+    const made = make({ deregistration: 'none' })
+    const { now } = made.clock
+    let readings = 0
+    t.intercept(made.clock, 'now', { value: () => now() + ++readings / 1000 })
+    made.traffic.request().end()
+    made.clock.skip(5)
+    const outcome = made.run()
+    await made.clock.settle()
+    t.match(outcome.report, { order: 'unknown', requests: { servedWhileDraining: 0, lastAfterMs: null } })
+  })
+
   t.test('unknown: the window had to pass', async (t) => {
     const made = make({ deregistrationDelay: 10 })
     busy(made, 1)

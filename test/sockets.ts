@@ -1,5 +1,6 @@
 import { createServer, type ServerResponse } from 'node:http'
-import { type Socket } from 'node:net'
+import { createServer as createTlsServer } from 'node:https'
+import { type AddressInfo, type Socket } from 'node:net'
 import { Duplex } from 'node:stream'
 import t from 'tap'
 import { Sockets } from '../lib/sockets.js'
@@ -159,10 +160,11 @@ t.test('releaseAll', async (t) => {
   t.test('keeps server.close() from sweeping; with takeOver also closeAllConnections() from cutting', async (t) => {
     for (const takeOver of [true, false]) {
       const handler = calls<ServerResponse>()
-      const { port, sockets, server } = await follow(t, (_req, res) => { handler.call(res) })
+      const { port, requests, sockets, server } = await follow(t, (_req, res) => { handler.call(res) })
       const client = await connect(t, port)
       client.get('/')
       const res = await handler.next()
+      requests.drain()
       sockets.releaseAll(takeOver)
       server.closeIdleConnections()
       server.closeAllConnections()
@@ -170,6 +172,29 @@ t.test('releaseAll', async (t) => {
       await (takeOver ? client.until(/answered/) : client.ended)
       t.equal(client.received.includes('answered'), takeOver)
       await turnOfEventLoop()
+    }
+  })
+
+  t.test('ends a TLS handshake that is not done: no request can have come on it', async (t) => {
+    for (const end of ['releaseAll', 'destroyAll'] as const) {
+      const clock = new ManualClock()
+      const sockets = new Sockets(clock)
+      const server = createTlsServer()
+      sockets.track(server, () => {})
+      await new Promise<void>((resolve) => { server.listen(0, '127.0.0.1', resolve) })
+      t.teardown(() => { server.close() })
+      const accepted = new Promise((resolve) => { server.once('connection', resolve) })
+      const client = await connect(t, (server.address() as AddressInfo).port)
+      await accepted
+      t.equal(sockets.connections.size, 0)
+      sockets[end](true)
+      if (end === 'releaseAll') {
+        clock.endTurn()
+        await turnOfEventLoop()
+        t.equal(client.socket.destroyed, false)
+        clock.endTurn()
+      }
+      t.equal(await client.ended, '')
     }
   })
 

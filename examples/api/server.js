@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 
 const app = Fastify({ logger: true })
 
-app.register(fastifyFargate) // first
+await app.register(fastifyFargate) // first
 
 app.get('/', async () => ({ hello: 'world' }))
 

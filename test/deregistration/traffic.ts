@@ -8,7 +8,10 @@ const ECS: Environment = { ECS_CONTAINER_METADATA_URI_V4: 'http://169.254.170.2/
 
 type Before = (made: Omit<WaitingParts, 'parts'>) => void
 
-/** A request every 100 ms, say, for five minutes, and then none for so long. Silence is ten of these pauses, or `quiet`. */
+/**
+ * A request every 100 ms, say, for five minutes, and then none for so long. Silence is ten of these pauses, or `quiet`; it
+ * begins at the end of the 20 ms in which the last request came.
+ */
 const busy = (silentMs: number, pauseMs = 100): Before => ({ clock, traffic }) => {
   const connection = traffic.connect()
   const arrive = () => {
@@ -68,11 +71,11 @@ t.test('deregistered first: a busy service that is silent already may close at o
 
 t.test('the silence that began before the signal counts, and it wakes up when it is long enough: not before, not after', async (t) => {
   const { clock, state } = begin({}, { before: busy(1000) })
-  await clock.advance(1999)
+  await clock.advance(2019)
   t.equal(state.reason, undefined)
   await clock.advance(1)
   t.match(state.reason, /^no request for 3 s/)
-  t.equal(state.atMs, 2000)
+  t.equal(state.atMs, 2020)
 })
 
 t.test('signal first: while requests come it goes on, and 3 s after the last one it may close', async (t) => {
@@ -96,7 +99,7 @@ t.test('quiet is the floor: no shorter silence is evidence', async (t) => {
       busy(100)(made)
     }
   })
-  await clock.advance(7899)
+  await clock.advance(7919)
   t.equal(state.reason, undefined)
   await clock.advance(1)
   t.match(state.reason, /^no request for 8 s/)
@@ -125,18 +128,18 @@ t.test('a request that is not answered keeps it from closing; its answer is look
 })
 
 t.test('the end of a response wakes it up: ten usual pauses later it may close, however the looks fall', async (t) => {
-  // A pause of 10 ms, counted as 11.3 ms at most.
-  const { clock, state, traffic } = begin({}, { before: busy(10, 10) })
+  // A pause of 20 ms, counted as 22.7 ms at most.
+  const { clock, state, traffic } = begin({}, { before: busy(20, 20) })
   const request = traffic.request()
   await clock.advance(4020)
   t.equal(state.reason, undefined)
   request.end()
   await clock.settle()
   t.equal(state.reason, undefined, 'whoever waited for the answer may send the next request')
-  await clock.advance(99)
+  await clock.advance(199)
   t.equal(state.reason, undefined)
-  await clock.advance(20)
-  t.match(state.reason, /^no request for 4\.1 s/)
+  await clock.advance(28)
+  t.match(state.reason, /^no request for 4\.2 s/)
 })
 
 t.test('traffic after drainEnd: as soon as it stops for the floor', async (t) => {
