@@ -96,8 +96,9 @@ export class Coordinator {
       }))
       for (const report of reports) exitCode = Math.max(exitCode, report.exitCode)
     }
-    if (exitCode > 0 || this.#hasFailed) await this.#flushAndFail([...stopped])
-    await Promise.all([...stopped].map(({ log }) => flushLog(log, this.#clock)))
+    await this.#flush([...stopped])
+    // Last, as something may fail while the log is written.
+    if (exitCode > 0 || this.#hasFailed) throw new Error('exit code 1')
   }
 
   #signalled (signal: string): void {
@@ -133,12 +134,11 @@ export class Coordinator {
     if (this.#stop !== undefined) return
     const { crash } = members[0]!
     if (crash !== 'exit') this.exit({ reason: event, waits: crash === 'drain' })
-    else this.#host.closeAndExit(() => this.#flushAndFail(members), FLUSH_LIMIT_MS * 2, () => {})
+    else this.#host.closeAndExit(() => this.#flush(members).then(() => { throw error }), FLUSH_LIMIT_MS * 2, () => {})
   }
 
-  async #flushAndFail (members: readonly Member[]): Promise<never> {
+  async #flush (members: readonly Member[]): Promise<void> {
     await Promise.all(members.map(({ log }) => flushLog(log, this.#clock)))
-    throw new Error('exit code 1')
   }
 
   #listen<T extends (...args: any[]) => void> (listeners: Map<string, T>, event: string, listener: T): void {

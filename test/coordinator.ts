@@ -187,6 +187,17 @@ t.test('the exit', async (t) => {
     }
   })
 
+  t.test('an error while the log is written still makes the exit code 1', async (t) => {
+    const { clock, host, join } = make()
+    const member = join({ log: { [Symbol('pino.stream')]: { _writing: true, once () {} } } as never })
+    host.emit('SIGTERM')
+    member.end()
+    await clock.settle()
+    host.emit('uncaughtException', new Error('late'))
+    await clock.advance(500)
+    t.match(host.exits, [{ code: 1 }])
+  })
+
   t.test('an instance that joins while the others stop, stops too, and is waited for', async (t) => {
     const { clock, host, join } = make()
     const one = join()
