@@ -1,5 +1,6 @@
 import type {
-  CrashPolicy, DeregistrationFunction, DeregistrationStrategy, FargateOptions, ReadinessCheck, StartupCheck, StopSignal
+  CrashPolicy, DeregistrationFunction, DeregistrationStrategy, FargateOptions, ReadinessCheck, StartupCheck, StopSignal,
+  WebsocketClose
 } from '../types/index.js'
 import { FARGATE_ERR_BAD_SETTING, FARGATE_ERR_NO_TIME_TO_CLOSE, FARGATE_ERR_UNKNOWN_SETTING } from './errors.js'
 import { parseSetting, settingKeys, settings, show, type SettingKey } from './settings.js'
@@ -20,6 +21,8 @@ export interface Config {
   readonly abortGrace: number
   readonly readinessPath: string | false
   readonly livenessPath: string | false
+  readonly websocketClose: WebsocketClose
+  readonly websocketPace: number
   readonly crash: CrashPolicy
   readonly stopSignal: StopSignal
   readonly startup: ReadonlyArray<Required<StartupCheck>>
@@ -100,6 +103,8 @@ export function resolveConfig (options: FargateOptions, env: Environment): Confi
     abortGrace,
     readinessPath: read('readinessPath') ?? '/health/ready',
     livenessPath: read('livenessPath') ?? '/health/live',
+    websocketClose: (read('websocketClose') ?? 'closing') as WebsocketClose,
+    websocketPace: read('websocketPace') ?? 0,
     crash: (read('crash') ?? 'close') as CrashPolicy,
     stopSignal: (read('stopSignal') ?? 'SIGTERM') as StopSignal,
     startup: readStartup(options.startup),

@@ -2,7 +2,7 @@ import { setMaxListeners } from 'node:events'
 import { type Clock } from './clock.js'
 import { type Timeline } from './timeline.js'
 
-const MARKS = ['drainLimit', 'abort', 'deadline'] as const
+const MARKS = ['drainLimit', 'abort', 'streamLimit', 'deadline'] as const
 type Mark = typeof MARKS[number]
 
 /** A stop that walks its timeline: each mark is a signal that is aborted when the mark is reached. */
@@ -17,11 +17,12 @@ export class Countdown {
   constructor (clock: Clock, timeline: Timeline) {
     this.#clock = clock
     this.#timeline = timeline
-    this.#controllers = { drainLimit: newController(), abort: newController(), deadline: newController() }
+    this.#controllers = { drainLimit: newController(), abort: newController(), streamLimit: newController(), deadline: newController() }
   }
 
   get drainLimit (): AbortSignal { return this.#controllers.drainLimit.signal }
   get abort (): AbortSignal { return this.#controllers.abort.signal }
+  get streamLimit (): AbortSignal { return this.#controllers.streamLimit.signal }
   get deadline (): AbortSignal { return this.#controllers.deadline.signal }
 
   /** On the clock; `undefined` before `start()`. */
@@ -43,7 +44,8 @@ export class Countdown {
     this.stop()
     this.#controllers.drainLimit.abort()
     this.#controllers.abort.abort()
-    this.#arm({ deadline: Math.max(0, this.#deadlineAt - this.#clock.now()) })
+    const left = Math.max(0, this.#deadlineAt - this.#clock.now())
+    this.#arm({ streamLimit: left / 2, deadline: left })
   }
 
   /** Milliseconds since the stop signal. */

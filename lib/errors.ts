@@ -33,3 +33,6 @@ export const FARGATE_ERR_TIME_LIMIT = createError('FARGATE_ERR_TIME_LIMIT', '%s 
 
 export const FARGATE_ERR_BAD_HOOK = createError(
   'FARGATE_ERR_BAD_HOOK', 'fastify.shutdown.%s() expects a function, got %s.')
+
+export const FARGATE_ERR_BAD_SERVER = createError(
+  'FARGATE_ERR_BAD_SERVER', 'fastify.shutdown.addServer() expects a server of node:http, node:https or node:http2, got %s.')

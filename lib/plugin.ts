@@ -1,4 +1,5 @@
 import type { IncomingMessage, Server } from 'node:http'
+import { Server as NetServer } from 'node:net'
 import type { FastifyInstance, FastifyPluginAsync, FastifyRequest } from 'fastify'
 import type { FargateOptions, Shutdown, State } from '../types/index.js'
 import { bootWarnings } from './bootchecks.js'
@@ -6,7 +7,8 @@ import { type Clock } from './clock.js'
 import { resolveConfig } from './config.js'
 import { type Coordinator } from './coordinator.js'
 import { Countdown, newController } from './countdown.js'
-import { FARGATE_ERR_ALREADY_REGISTERED, FARGATE_ERR_STOPPED_DURING_BOOT } from './errors.js'
+import { FARGATE_ERR_ALREADY_REGISTERED, FARGATE_ERR_BAD_SERVER, FARGATE_ERR_STOPPED_DURING_BOOT } from './errors.js'
+import { Holders } from './holders.js'
 import { Hooks } from './hooks.js'
 import { type Host } from './host.js'
 import { Lifecycle } from './lifecycle.js'
@@ -16,9 +18,11 @@ import { publishState } from './report.js'
 import { Requests } from './requests.js'
 import { CHECKED_STATES, selfCheck } from './selfcheck.js'
 import { Sequence } from './sequence.js'
+import { show } from './settings.js'
 import { Sockets } from './sockets.js'
 import { passStartup } from './startup.js'
 import { computeTimeline } from './timeline.js'
+import { WebSockets, type WebSocketServer } from './websockets.js'
 
 export interface Surroundings {
   readonly clock: Clock
@@ -43,8 +47,11 @@ export function createPlugin (surroundings: () => Surroundings): FastifyPluginAs
     const lifecycle = new Lifecycle((from, to, reason) => { publishState({ fastify, from, to, reason }) })
     const hooks: Hooks = new Hooks(clock, (where, error) => { sequence.fail(where, error) })
     const intake = newController()
+    const closing = newController()
+    const webSockets = new WebSockets(clock, timeline.closeFrameGrace)
+    const holders = new Holders({ hooks, log, requests, sockets, webSockets })
     const sequence = new Sequence({
-      clock, config, countdown, fastify, hooks, intake, leave: () => { leave() }, lifecycle, log, requests, sockets, timeline
+      clock, closing, config, countdown, fastify, holders, hooks, intake, leave: () => { leave() }, lifecycle, log, requests, sockets, timeline, webSockets
     })
     const readiness = config.readiness && new Readiness(config.readiness, clock, log)
     const selfChecks = new WeakMap<IncomingMessage, State>()
@@ -59,6 +66,9 @@ export function createPlugin (surroundings: () => Surroundings): FastifyPluginAs
     })
     // The one hook on every request, and only where somebody reads the log: route and request id for the deadline.
     if (isLogging(fastify)) fastify.addHook('onRequest', nameRequest)
+    // @fastify/websocket decorates the instance that it is registered on, which may be a child.
+    const instances = [fastify]
+    fastify.addHook('onRegister', (instance) => { instances.push(instance) })
     fastify.addHook('onReady', finishBoot)
     fastify.addHook('onListen', async function listening () {
       for (const server of serversOf(fastify)) sockets.track(server, requests.arrived)
@@ -82,11 +92,16 @@ export function createPlugin (surroundings: () => Surroundings): FastifyPluginAs
       return {
         get state () { return lifecycle.state },
         signal: intake.signal,
+        closingSignal: closing.signal,
         abortSignal: countdown.abort,
         remaining: () => countdown.remaining(),
         begin (reason, { exit = false } = {}) {
           if (exit) coordinator.exit({ reason, waits: true })
           return sequence.run({ reason, waits: true })
+        },
+        addServer (server) {
+          if (!(server instanceof NetServer)) throw new FARGATE_ERR_BAD_SERVER(show(server))
+          sockets.track(server, requests.arrived)
         },
         onDraining: (hook) => { hooks.add('onDraining', hook) },
         onClosing: (hook) => { hooks.add('onClosing', hook) }
@@ -104,6 +119,9 @@ export function createPlugin (surroundings: () => Surroundings): FastifyPluginAs
     }
 
     async function finishBoot () {
+      for (const { websocketServer } of instances as Array<{ websocketServer?: WebSocketServer }>) {
+        if (websocketServer !== undefined) webSockets.track(websocketServer)
+      }
       if (!lifecycle.isStopping) await checkProbes()
       logConfig()
       // Not awaited: liveness has to answer while a check is retried.

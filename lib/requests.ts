@@ -2,59 +2,12 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { FastifyRequest } from 'fastify'
 import type { Holder } from '../types/index.js'
+import { Arrivals } from './arrivals.js'
 import { type Clock } from './clock.js'
-import { Arrivals, type Tick } from './arrivals.js'
+import { cut, holderOf, isStream, isWhole, kConnection, type Connection, type Exchange } from './exchange.js'
 
 /** How long an idle connection may keep its last request in memory. */
 const FORGET_AFTER_MS = 1000
-
-/** What is known of a connection. */
-export class Connection {
-  readonly socket: Socket
-  /** On the clock. */
-  readonly since: number
-  /** The latest response of HTTP/1.1, before the stop signal. */
-  res: ServerResponse | undefined = undefined
-  tick: Tick | undefined = undefined
-  /** Known when the application logs. */
-  request: FastifyRequest | undefined = undefined
-  isTraffic = true
-  /** Exchanges that are followed until they end, oldest first: with HTTP/2 always, else from the stop signal on. */
-  exchanges: Exchange[] = []
-
-  constructor (socket: Socket, since: number) {
-    this.socket = socket
-    this.since = since
-  }
-
-  get isBusy (): boolean {
-    return this.exchanges.length > 0
-  }
-}
-
-/** A request and its response. */
-export interface Exchange {
-  readonly req: IncomingMessage
-  readonly res: ServerResponse
-  readonly connection: Connection
-  /** The arrival, on the clock. */
-  readonly at: number
-  /** What it was counted in; `undefined` if it was counted by itself. */
-  readonly tick: Tick | undefined
-  request: FastifyRequest | undefined
-  isTraffic: boolean
-  /** Whether its response was made to say `Connection: close`. */
-  isLast: boolean
-}
-
-/** What Node hands out for HTTP/2 is no stream itself. */
-type Http2Response = ServerResponse & { stream?: { rstCode: number } }
-
-function isWhole (res: Http2Response): boolean {
-  return res.stream === undefined ? res.writableFinished : res.stream.rstCode === 0
-}
-
-export const kConnection = Symbol('fastify-fargate.connection')
 
 type KnownSocket = Socket & { [kConnection]?: Connection }
 
@@ -259,18 +212,24 @@ export class Requests {
 
   /** Everything in flight, oldest first. After `drain()`. */
   holders (): Holder[] {
+    return this.#describe(this.#inFlight)
+  }
+
+  /** Cuts the streams that go on, and tells which, oldest first. After `drain()`. */
+  cutStreams (): Holder[] {
+    const ending = new Set<Exchange>()
+    for (const exchange of this.#inFlight) {
+      if (!isStream(exchange.res)) continue
+      // Of a client that pipelines, what waits for its turn behind the stream goes with it.
+      for (const one of exchange.connection.isHttp2 ? [exchange] : exchange.connection.exchanges) ending.add(one)
+    }
+    const holders = this.#describe(ending)
+    for (const exchange of ending) cut(exchange)
+    return holders
+  }
+
+  #describe (exchanges: Iterable<Exchange>): Holder[] {
     const now = this.#clock.now()
-    return [...this.#inFlight].map(({ req, res, at, request }) => {
-      // Without the query string: it may carry what must not be logged.
-      const path = (req.url ?? '').split('?', 1)[0]!
-      return {
-        kind: res.headersSent ? 'response' as const : 'request' as const,
-        name: `${req.method} ${request?.routeOptions.url ?? path}`,
-        ageMs: Math.round(now - at),
-        path,
-        ...(request !== undefined && { requestId: request.id }),
-        ...(req.socket.remoteAddress !== undefined && { remoteAddress: req.socket.remoteAddress })
-      }
-    }).sort((a, b) => b.ageMs - a.ageMs)
+    return [...exchanges].map((exchange) => holderOf(exchange, now)).sort((a, b) => b.ageMs - a.ageMs)
   }
 }

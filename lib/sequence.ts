@@ -1,16 +1,18 @@
 import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
-import type { Holder, ShutdownReport, StopContext, StopError } from '../types/index.js'
+import type { ShutdownReport, StopContext, StopError } from '../types/index.js'
 import { type Clock, sleep } from './clock.js'
 import { type Config } from './config.js'
 import { type Countdown, settledBefore } from './countdown.js'
 import { letGo } from './deregistration/index.js'
 import { FARGATE_ERR_TIME_LIMIT } from './errors.js'
+import { type Holders } from './holders.js'
 import { type Hooks } from './hooks.js'
 import { type Lifecycle } from './lifecycle.js'
-import { inSeconds, listHolders, publishReport } from './report.js'
+import { inSeconds, makeReport, publishReport } from './report.js'
 import { type Requests } from './requests.js'
 import { type Sockets } from './sockets.js'
 import { type Timeline } from './timeline.js'
+import { type WebSockets } from './websockets.js'
 
 export interface StopRequest {
   /** `SIGTERM`, ... */
@@ -21,9 +23,12 @@ export interface StopRequest {
 
 export interface SequenceParts {
   readonly clock: Clock
+  /** Aborted when closing begins: `fastify.shutdown.closingSignal`. */
+  readonly closing: AbortController
   readonly config: Config
   readonly countdown: Countdown
   readonly fastify: FastifyInstance
+  readonly holders: Holders
   readonly hooks: Hooks
   /** Aborted when draining begins: `fastify.shutdown.signal`. */
   readonly intake: AbortController
@@ -34,6 +39,7 @@ export interface SequenceParts {
   readonly requests: Requests
   readonly sockets: Sockets
   readonly timeline: Timeline
+  readonly webSockets: WebSockets
 }
 
 /** How often a request in flight is looked at again: that its response has begun comes with no event. */
@@ -45,13 +51,14 @@ export class Sequence {
   readonly #errors: StopError[] = []
   /** Ends draining; its reason says why. */
   readonly #drainOver = new AbortController()
-  #cut: Holder[] = []
   #reason = ''
   #inFlightAtSignal = 0
   #drainEnded = ''
   #isDrainedBySilence = false
   #drainedAfterMs = 0
   #finishedAfterMs = 0
+  /** Resolves when what must come before fastify.close() has happened to the connections. */
+  #toldToGo: Promise<unknown> = Promise.resolve()
   #running: Promise<ShutdownReport> | undefined
   #result: ShutdownReport | undefined
   #closing: Promise<boolean> | undefined
@@ -90,7 +97,7 @@ export class Sequence {
   }
 
   async #execute ({ reason, waits }: StopRequest): Promise<ShutdownReport> {
-    const { clock, countdown, lifecycle, log, requests, sockets, timeline } = this.#parts
+    const { clock, config, countdown, lifecycle, log, requests, sockets, timeline } = this.#parts
     // The application has called fastify.close() before: what is left is to see it through.
     const isClosing = lifecycle.isStopping
     if (this.#result !== undefined) return this.#result
@@ -100,6 +107,7 @@ export class Sequence {
       log.info(`${reason}: draining, with ${requests.inFlight} in flight. Readiness says 503, every route still answers. Draining ends after ${inSeconds(timeline.drainLimit)} at the latest, the deadline is in ${inSeconds(timeline.deadline)}`)
       lifecycle.move('draining', reason)
       this.#runHooks('onDraining')
+      if (config.websocketClose === 'draining') void this.#tellWebSockets(false)
       const drainEnded = isListening ? await this.#untilLetGo() : 'nothing listens here'
       if (this.#result !== undefined) return this.#result
       this.#beginClosing(drainEnded)
@@ -107,6 +115,7 @@ export class Sequence {
       this.#runHooks('onDraining')
       this.#beginClosing('no wait for the load balancer was wanted')
     }
+    await settledBefore(countdown.deadline, this.#toldToGo)
     await this.#untilAnswered()
     this.#finishedAfterMs = countdown.elapsed()
     const closed = this.#close().then(() => this.#untilFlushed())
@@ -120,13 +129,16 @@ export class Sequence {
   }
 
   #begin (reason: string): void {
-    const { countdown, intake, requests } = this.#parts
+    const { countdown, holders, intake, requests, timeline } = this.#parts
     if (countdown.startedAt !== undefined) return
     this.#reason = reason
     // In this order: what has arrived already came before the signal.
     requests.drain()
     countdown.start()
     this.#inFlightAtSignal = requests.inFlight
+    countdown.streamLimit.addEventListener('abort', () => {
+      holders.cutStreams(`the limit for streams of ${inSeconds(timeline.streamLimit)} is reached`)
+    })
     intake.abort(new Error(`The service stops: ${reason}`))
   }
 
@@ -159,7 +171,7 @@ export class Sequence {
   }
 
   #beginClosing (drainEnded: string): void {
-    const { countdown, lifecycle, log, requests, sockets } = this.#parts
+    const { closing, countdown, lifecycle, log, requests, sockets } = this.#parts
     this.#drainEnded = drainEnded
     this.#drainedAfterMs = countdown.elapsed()
     // Somebody else may have called fastify.close() meanwhile.
@@ -168,19 +180,32 @@ export class Sequence {
       lifecycle.move('closing', drainEnded)
     }
     sockets.stopAccepting()
-    sockets.releaseAll(true)
+    const released = sockets.releaseAll(true)
+    closing.abort(new Error(`The service closes: ${drainEnded}`))
     this.#runHooks('onClosing')
+    // Before fastify.close(), which has @fastify/websocket close them all, without a code.
+    this.#toldToGo = Promise.all([released, this.#tellWebSockets(true)])
+  }
+
+  /** At the pace that was asked for; at the abort mark at the latest. */
+  async #tellWebSockets (isLast: boolean): Promise<void> {
+    const { config, countdown, timeline, webSockets } = this.#parts
+    if (config.websocketClose === 'none') return
+    const windowMs = Math.min(config.websocketPace * 1000, Math.max(0, timeline.abort - countdown.elapsed()))
+    await webSockets.announce(windowMs, countdown.abort, isLast)
   }
 
   /**
    * Until every request has its answer and every hook has ended. A response that has begun may be a stream without end,
-   * which its plugin ends in a preClose hook: fastify.close() waits for those, not we.
+   * which its plugin ends in a preClose hook: fastify.close() waits for those, not we. At the abort mark those hooks
+   * get their turn whoever is still without an answer; fastify.close() goes on waiting for it.
    */
   async #untilAnswered (): Promise<void> {
     const { clock, countdown, hooks, requests } = this.#parts
-    while (!countdown.deadline.aborted && (requests.unanswered > 0 || hooks.pending > 0)) {
+    const { abort, deadline } = countdown
+    while (!deadline.aborted && (hooks.pending > 0 || (requests.unanswered > 0 && !abort.aborted))) {
       const ends = hooks.pending > 0 ? [requests.nextEnd(), hooks.settled()] : [requests.nextEnd()]
-      await sleep(clock, RECHECK_MS, countdown.deadline, ...ends)
+      await sleep(clock, RECHECK_MS, deadline, ...ends)
     }
   }
 
@@ -201,24 +226,17 @@ export class Sequence {
     return this.#closing
   }
 
-  /** Whoever holds the exit is named, and cut. */
   #cutOff (why: string): void {
-    const { countdown, hooks, log, requests, sockets } = this.#parts
-    if (this.#cut.length > 0) return
-    this.#cut = [...requests.holders(), ...hooks.holders()]
-    if (this.#cut.length === 0) this.#cut = sockets.holders()
-    if (this.#cut.length === 0) {
-      this.#cut = [{ kind: 'hook', name: 'a preClose or onClose hook', ageMs: Math.round(countdown.elapsed() - this.#finishedAfterMs) }]
-    }
-    log.error({ holders: this.#cut }, `${why}; cut off: ${listHolders(this.#cut)}`)
-    sockets.destroyAll()
+    const { countdown, holders } = this.#parts
+    holders.cutAll(why, () => countdown.elapsed() - this.#finishedAfterMs)
   }
 
   #finish (): ShutdownReport {
-    const { countdown, fastify, leave, lifecycle, log, requests } = this.#parts
+    const { countdown, fastify, leave, lifecycle, log, requests, webSockets } = this.#parts
     if (this.#result !== undefined) return this.#result
     countdown.stop()
     requests.stop()
+    webSockets.stop()
     lifecycle.move('closed', 'the stop has ended')
     this.#result = this.#report()
     publishReport(fastify, log, this.#result)
@@ -241,31 +259,22 @@ export class Sequence {
   }
 
   #report (): ShutdownReport {
-    const { countdown, requests, timeline } = this.#parts
-    const startedAt = countdown.startedAt!
-    const lastAfterMs = requests.lastArrivalAt === undefined ? -1 : requests.lastArrivalAt - startedAt
-    const totalMs = countdown.elapsed()
-    return {
+    const { countdown, holders, requests, timeline } = this.#parts
+    return makeReport({
       reason: this.#reason,
-      exitCode: this.#cut.length > 0 || this.#errors.length > 0 ? 1 : 0,
-      order: lastAfterMs > 0 ? 'signal-first' : this.#isDrainedBySilence ? 'deregistered-first' : 'unknown',
       drainEnded: this.#drainEnded,
-      durations: {
-        drainingMs: Math.round(this.#drainedAfterMs),
-        closingMs: Math.round(this.#finishedAfterMs - this.#drainedAfterMs),
-        closeMs: Math.round(totalMs - this.#finishedAfterMs),
-        totalMs: Math.round(totalMs)
-      },
-      requests: {
-        inFlightAtSignal: this.#inFlightAtSignal,
-        servedWhileDraining: requests.served,
-        lastAfterMs: lastAfterMs > 0 ? Math.round(lastAfterMs) : null
-      },
-      cut: this.#cut,
+      isDrainedBySilence: this.#isDrainedBySilence,
+      drainedAfterMs: this.#drainedAfterMs,
+      finishedAfterMs: this.#finishedAfterMs,
+      totalMs: countdown.elapsed(),
+      inFlightAtSignal: this.#inFlightAtSignal,
+      servedWhileDraining: requests.served,
+      lastAfterMs: requests.lastArrivalAt === undefined ? undefined : requests.lastArrivalAt - countdown.startedAt!,
+      cut: holders.cut,
+      cutCount: holders.cutCount,
       errors: this.#errors,
-      stopTimeoutMs: timeline.stopTimeout,
-      deadlineMs: timeline.deadline
-    }
+      timeline
+    })
   }
 
   /**
@@ -273,7 +282,7 @@ export class Sequence {
    * its own) this is the stop: at once, with the same hooks, and without a wait.
    */
   async preClose (): Promise<void> {
-    const { clock, countdown, fastify, hooks, lifecycle, log, sockets, timeline } = this.#parts
+    const { clock, closing, config, countdown, fastify, hooks, lifecycle, log, sockets, timeline, webSockets } = this.#parts
     if (this.#closing !== undefined) return
     const reason = 'fastify.close() was called'
     if (lifecycle.state === 'draining') {
@@ -287,9 +296,12 @@ export class Sequence {
       this.#drainEnded = reason
     }
     // Fastify 5.9.0 to 5.11.0 cuts what is in flight also where nobody asked for it.
-    sockets.releaseAll(fastify.initialConfig.forceCloseConnections !== true)
+    sockets.stopAccepting()
+    void sockets.releaseAll(fastify.initialConfig.forceCloseConnections !== true)
+    closing.abort(new Error(`The service closes: ${reason}`))
     this.#runHooks('onDraining')
     this.#runHooks('onClosing')
+    if (config.websocketClose !== 'none') await webSockets.announce(0, countdown.abort, true)
     // Fastify gives a preClose hook pluginTimeout; one that takes longer fails the close.
     const { pluginTimeout } = fastify.initialConfig
     const limitMs = Math.min(countdown.remaining(), pluginTimeout === 0 ? Infinity : pluginTimeout! - 500)

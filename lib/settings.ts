@@ -57,6 +57,8 @@ export const settings = {
   abortGrace: { env: 'FARGATE_ABORT_GRACE', default: 'a tenth of the deadline, within 0.25-3', ...seconds(0.05, 600) },
   readinessPath: { env: 'FARGATE_READINESS_PATH', default: '`/health/ready`', ...path },
   livenessPath: { env: 'FARGATE_LIVENESS_PATH', default: '`/health/live`', ...path },
+  websocketClose: { env: 'FARGATE_WEBSOCKET_CLOSE', default: '`closing`', ...oneOf('closing', 'draining', 'none') },
+  websocketPace: { env: 'FARGATE_WEBSOCKET_PACE', default: '0', ...seconds(0, 120) },
   crash: { env: 'FARGATE_CRASH', default: '`close`', ...oneOf('close', 'drain', 'exit') },
   stopSignal: {
     env: 'FARGATE_STOP_SIGNAL',

@@ -1,10 +1,10 @@
 import { Server as NetServer, type Socket } from 'node:net'
-import { Server as TlsServer } from 'node:tls'
-import type { Server as HttpServer } from 'node:http'
+import { Server as TlsServer, type TLSSocket } from 'node:tls'
+import { Server as HttpServer } from 'node:http'
 import type { ServerHttp2Session } from 'node:http2'
 import type { Holder } from '../types/index.js'
 import { type Clock } from './clock.js'
-import { Connection, kConnection } from './requests.js'
+import { Connection, kConnection } from './exchange.js'
 
 /** Sockets ended in one turn of the event loop: 10,000 at once would stall it for 200 ms. */
 const BATCH = 250
@@ -24,6 +24,8 @@ export class Sockets {
   readonly #sessions = new Set<ServerHttp2Session>()
   /** Connections whose TLS handshake is not done: Node has them in no list of its own. */
   readonly #handshaking = new Map<string, Socket>()
+  #released: Promise<void> | undefined
+  /** Whether idle connections go now, and busy ones as soon as they are idle. */
   #isReleasing = false
   /** Called when a connection has ended. */
   onGone: (connection: Connection) => void = () => {}
@@ -36,16 +38,18 @@ export class Sockets {
   track (server: HttpServer, onRequest: (...args: any[]) => void): void {
     if (this.#servers.has(server)) return
     this.#servers.add(server)
-    // With TLS requests come on the socket that is made of the first one after the handshake.
-    server.on('connection', server instanceof TlsServer ? this.#handshakes : this.#connected)
+    // With TLS requests come on the socket that is made of the first one after the handshake, which agrees on the protocol
+    // too. Without TLS a server has one protocol.
+    const isHttp2 = !(server instanceof HttpServer)
+    server.on('connection', server instanceof TlsServer ? this.#handshakes : (socket: Socket) => { this.#connected(socket, isHttp2) })
     server.on('secureConnection', this.#secured)
     server.on('session', this.#opened)
     // Before Fastify's own listener, which may answer at once.
     server.prependListener('request', onRequest)
   }
 
-  readonly #connected = (socket: Socket): void => {
-    const connection = new Connection(socket, this.#clock.now())
+  #connected (socket: Socket, isHttp2: boolean): void {
+    const connection = new Connection(socket, this.#clock.now(), isHttp2)
     Object.assign(socket, { [kConnection]: connection })
     this.connections.add(connection)
     socket.once('close', () => {
@@ -60,9 +64,9 @@ export class Sockets {
     socket.once('close', () => { this.#handshaking.delete(peer) })
   }
 
-  readonly #secured = (socket: Socket): void => {
+  readonly #secured = (socket: TLSSocket): void => {
     this.#handshaking.delete(peerOf(socket))
-    this.#connected(socket)
+    this.#connected(socket, socket.alpnProtocol === 'h2')
   }
 
   readonly #opened = (session: ServerHttp2Session): void => {
@@ -86,25 +90,33 @@ export class Sockets {
   }
 
   /**
-   * Ends every connection as soon as it has nothing in flight: now for the idle ones, with `release` for the others.
-   * Half a request is nothing in flight.
+   * Ends every connection as soon as it has nothing in flight: the idle ones in two turns of the event loop, since what
+   * the kernel has received already is read first, and `release` ends the others. Half a request is nothing in flight.
+   * Resolves after the two turns.
    * @param takeOver also keeps `forceCloseConnections: true` from cutting what is in flight
    */
-  releaseAll (takeOver: boolean): void {
-    if (this.#isReleasing) return
-    this.#isReleasing = true
+  releaseAll (takeOver: boolean): Promise<void> {
+    this.#released ??= this.#releaseAll(takeOver)
+    return this.#released
+  }
+
+  async #releaseAll (takeOver: boolean): Promise<void> {
     for (const server of this.#servers) {
       // fastify.close() calls these. The connections are ours from here on; what they end too early is ended right below.
       server.closeIdleConnections = () => {}
       if (takeOver) server.closeAllConnections = () => {}
     }
+    await this.#endOfTurn()
+    await this.#endOfTurn()
+    this.#isReleasing = true
     // GOAWAY: streams in flight end, and then the session.
     for (const session of this.#sessions) session.close()
-    // Two turns: what the kernel has received already is read first.
-    this.#clock.endOfTurn(() => this.#clock.endOfTurn(() => {
-      this.#releaseBatch([...this.connections], 0)
-      this.#destroyHandshaking()
-    }))
+    this.#releaseBatch([...this.connections], 0)
+    this.#destroyHandshaking()
+  }
+
+  #endOfTurn (): Promise<void> {
+    return new Promise((resolve) => { this.#clock.endOfTurn(resolve) })
   }
 
   #releaseBatch (connections: readonly Connection[], from: number): void {
@@ -116,20 +128,31 @@ export class Sockets {
   /** Ends a connection that has nothing in flight. Does nothing before `releaseAll()`. */
   release (connection: Connection): void {
     if (!this.#isReleasing || connection.isBusy) return
-    // An upgraded socket (a WebSocket) belongs to whoever upgraded it: Node has taken its parser away.
-    if ((connection.socket as HttpSocket).parser == null) return
+    // An upgraded one (a WebSocket) belongs to whoever upgraded it, and with HTTP/2 the session ends it.
+    if (connection.isHttp2 || isUpgraded(connection)) return
     connection.socket.destroySoon()
+  }
+
+  /** Cuts the connections that were upgraded and are still there, and tells which, oldest first. */
+  cutUpgraded (): Holder[] {
+    const upgraded = [...this.connections].filter(isUpgraded)
+    const holders = upgraded.map((connection) => this.#holder(connection, 'an upgraded connection'))
+    for (const { socket } of upgraded) socket.destroy()
+    return holders
   }
 
   /** What is still connected, oldest first. */
   holders (): Holder[] {
-    const now = this.#clock.now()
-    return [...this.connections].map(({ socket, since }) => ({
+    return [...this.connections].map((connection) => this.#holder(connection, 'a connection without a request'))
+  }
+
+  #holder ({ socket, since }: Connection, name: string): Holder {
+    return {
       kind: 'connection',
-      name: 'a connection without a request',
-      ageMs: Math.round(now - since),
+      name,
+      ageMs: Math.round(this.#clock.now() - since),
       ...(socket.remoteAddress !== undefined && { remoteAddress: socket.remoteAddress })
-    }))
+    }
   }
 
   /** Cuts everything off. */
@@ -141,6 +164,11 @@ export class Sockets {
   #destroyHandshaking (): void {
     for (const socket of this.#handshaking.values()) socket.destroy()
   }
+}
+
+/** Node takes the parser away from a connection that is upgraded. */
+function isUpgraded ({ isHttp2, socket }: Connection): boolean {
+  return !isHttp2 && !socket.destroyed && (socket as HttpSocket).parser == null
 }
 
 /** What a TLS socket has in common with the socket it was made of. */

@@ -9,12 +9,16 @@ export interface Timeline {
   readonly drainLimit: number
   /** `abortSignal` fires: give up now. */
   readonly abort: number
+  /** Streams and WebSockets that go on are cut: what is left is for `onClose` hooks. */
+  readonly streamLimit: number
   /** The holders are named, sockets destroyed. */
   readonly deadline: number
   /** The process exits even if naming and logging the holders hangs. */
   readonly backstop: number
   /** SIGKILL by ECS. */
   readonly stopTimeout: number
+  /** No mark but a duration: how long a WebSocket client has to answer its close frame. */
+  readonly closeFrameGrace: number
 }
 
 /** All in seconds, as in the configuration. */
@@ -33,9 +37,11 @@ export function computeTimeline (config: TimelineInput): Timeline {
     drainEnd: ms(Math.min(config.deregistrationDelay, drainLimit)),
     drainLimit: ms(drainLimit),
     abort: ms(deadline - config.abortGrace),
+    streamLimit: ms(deadline - config.abortGrace / 2),
     deadline: ms(deadline),
     backstop: ms(deadline + config.margin / 2),
-    stopTimeout: ms(config.stopTimeout)
+    stopTimeout: ms(config.stopTimeout),
+    closeFrameGrace: ms(config.closeReserve / 2)
   })
 }
 

@@ -34,6 +34,8 @@ t.test('defaults', async (t) => {
       abortGrace: 2.8,
       readinessPath: '/health/ready',
       livenessPath: '/health/live',
+      websocketClose: 'closing',
+      websocketPace: 0,
       crash: 'close',
       stopSignal: 'SIGTERM',
       startup: [],
@@ -115,6 +117,8 @@ t.test('sources', async (t) => {
     abortGrace: [1, '2', 2],
     readinessPath: ['/a', '/b', '/b'],
     livenessPath: ['/a', 'false', false],
+    websocketClose: ['none', 'draining', 'draining'],
+    websocketPace: [5, '500ms', 0.5],
     crash: ['exit', 'drain', 'drain'],
     stopSignal: ['SIGQUIT', 'SIGINT', 'SIGINT']
   }

@@ -13,6 +13,7 @@ const clean: ShutdownReport = {
   durations: { drainingMs: 3000, closingMs: 10, closeMs: 5, totalMs: 3015 },
   requests: { inFlightAtSignal: 1, servedWhileDraining: 12, lastAfterMs: 20 },
   cut: [],
+  cutCount: 0,
   errors: [],
   stopTimeoutMs: 30_000,
   deadlineMs: 28_000
@@ -28,11 +29,13 @@ t.test('a stop that lost nothing says so in one sentence', async (t) => {
 
 t.test('a stop that lost something says what was cut and what failed', async (t) => {
   const report: ShutdownReport = {
-    ...clean, exitCode: 1, cut: [holder, hook], errors: [{ where: 'fastify.close()', message: 'no' }, { where: 'onClosing hook x', message: 'never' }]
+    ...clean, exitCode: 1, cut: [holder, hook], cutCount: 2, errors: [{ where: 'fastify.close()', message: 'no' }, { where: 'onClosing hook x', message: 'never' }]
   }
   t.equal(summary(report), 'stopped 3.02 s after SIGTERM, served 12 requests after it, exit code 1: cut: GET /reports/:id (req-7, 12.35 s), onClosing hook flush (0.04 s); failed: fastify.close() (no), onClosing hook x (never)')
-  t.match(summary({ ...report, cut: [] }), /exit code 1: failed: /)
+  t.match(summary({ ...report, cut: [], cutCount: 0 }), /exit code 1: failed: /)
   t.notMatch(summary({ ...report, errors: [] }), 'failed')
+  t.match(summary({ ...report, cutCount: 2 }), /flush \(0\.04 s\); failed/)
+  t.match(summary({ ...report, cutCount: 1234 }), /flush \(0\.04 s\), 1234 in all; failed/)
 })
 
 t.test('ten holders are named, the others are counted', async (t) => {
@@ -41,6 +44,11 @@ t.test('ten holders are named, the others are counted', async (t) => {
   t.equal(listHolders(holders.slice(0, 10)).split(', ').length, 10)
   t.notMatch(listHolders(holders.slice(0, 10)), 'more')
   t.match(listHolders(holders), /GET \/9 \(1 s\) and 2 more$/)
+})
+
+t.test('holders of one name are one, with their number and the oldest', async (t) => {
+  const streams = [3000, 7000, 5000].map((ageMs): Holder => ({ kind: 'stream', name: 'GET /events', ageMs, requestId: 'req-1' }))
+  t.equal(listHolders([streams[0]!, holder, ...streams.slice(1)]), '3 of GET /events (up to 7 s), GET /reports/:id (req-7, 12.35 s)')
 })
 
 t.test('times are seconds with two digits', async (t) => {

@@ -2,12 +2,14 @@ import { type FastifyInstance } from 'fastify'
 import t from 'tap'
 import { resolveConfig } from '../lib/config.js'
 import { Countdown } from '../lib/countdown.js'
+import { Holders } from '../lib/holders.js'
 import { Hooks } from '../lib/hooks.js'
 import { Lifecycle } from '../lib/lifecycle.js'
 import { Requests } from '../lib/requests.js'
 import { Sequence } from '../lib/sequence.js'
 import { Sockets } from '../lib/sockets.js'
 import { computeTimeline } from '../lib/timeline.js'
+import { WebSockets } from '../lib/websockets.js'
 import { type FargateOptions, type ShutdownReport, type State, type StopContext } from '../types/index.js'
 import { ManualClock } from './support/clock.js'
 import { memoryLog } from './support/log.js'
@@ -29,6 +31,9 @@ function make (options: FargateOptions = {}, { isListening = true, pluginTimeout
   const lifecycle = new Lifecycle((_from, to) => { moves.push(to) })
   const hooks: Hooks = new Hooks(clock, (where, error) => { sequence.fail(where, error) })
   const intake = new AbortController()
+  const closing = new AbortController()
+  const webSockets = new WebSockets(clock, timeline.closeFrameGrace)
+  const holders = new Holders({ hooks, log: memory.log, requests, sockets, webSockets })
   const state = { left: 0, closes: 0 }
   /** What the application does in its own hooks. */
   const application: { onClose: () => Promise<void> | void } = { onClose () {} }
@@ -44,7 +49,7 @@ function make (options: FargateOptions = {}, { isListening = true, pluginTimeout
     }
   } as unknown as FastifyInstance
   const sequence: Sequence = new Sequence({
-    clock, config, countdown, fastify, hooks, intake, leave: () => { state.left++ }, lifecycle, log: memory.log, requests, sockets, timeline
+    clock, closing, config, countdown, fastify, holders, hooks, intake, leave: () => { state.left++ }, lifecycle, log: memory.log, requests, sockets, timeline, webSockets
   })
   lifecycle.move('ready', '')
   moves.length = 0
@@ -78,6 +83,7 @@ t.test('a stop', async (t) => {
       durations: { drainingMs: 10_000, closingMs: 0, closeMs: 0, totalMs: 10_000 },
       requests: { inFlightAtSignal: 0, servedWhileDraining: 0, lastAfterMs: null },
       cut: [],
+      cutCount: 0,
       errors: [],
       stopTimeoutMs: 30_000,
       deadlineMs: 28_000
@@ -373,10 +379,10 @@ t.test('the deadline', async (t) => {
   t.test('cuts off connections that nobody asks anything on', async (t) => {
     const { application, clock, run, traffic } = make({ deregistration: 'none' })
     application.onClose = never
-    Object.assign(traffic.connect().socket, { parser: null })
+    traffic.connect(2)
     const outcome = run()
     await clock.advance(28_500)
-    t.match(outcome.report, { exitCode: 1, cut: [{ kind: 'connection', name: 'a connection without a request', remoteAddress: '10.0.0.1' }] })
+    t.match(outcome.report, { exitCode: 1, cutCount: 1, cut: [{ kind: 'connection', name: 'a connection without a request', remoteAddress: '10.0.0.1' }] })
   })
 
   t.test('else it is a hook of Fastify\'s that hangs', async (t) => {
@@ -401,7 +407,7 @@ t.test('hasten: a second stop signal', async (t) => {
     t.equal(countdown.abort.aborted, true)
     t.match(of('warn'), ['SIGTERM came as a second stop signal: draining ends now, what is left has 2.8 s'])
     await clock.settle()
-    t.equal(state.closes, 0)
+    t.equal(state.closes, 1, 'preClose hooks have their turn, and the request is still waited for')
     await clock.advance(2799)
     t.equal(outcome.report, undefined)
     await clock.advance(1)

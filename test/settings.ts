@@ -2,15 +2,16 @@ import t from 'tap'
 import { resolveConfig } from '../lib/config.js'
 import { parseSeconds, parseSetting, settingKeys, settings, show, type SettingKey } from '../lib/settings.js'
 
-const DURATIONS = ['stopTimeout', 'deregistrationDelay', 'quiet', 'margin', 'closeReserve', 'abortGrace'] as const
+const DURATIONS = ['stopTimeout', 'deregistrationDelay', 'quiet', 'margin', 'closeReserve', 'abortGrace', 'websocketPace'] as const
 const PATHS = ['readinessPath', 'livenessPath'] as const
-const CHOICES = ['deregistration', 'crash', 'stopSignal'] as const
+const CHOICES = ['deregistration', 'websocketClose', 'crash', 'stopSignal'] as const
 
 /** The bounds, once more, so that a slip in the table shows. */
 const BOUNDS = {
   stopTimeout: [2, 3600],
   deregistrationDelay: [0, 3600],
   quiet: [0, 120],
+  websocketPace: [0, 120],
   margin: [0.1, 60],
   closeReserve: [0.1, 3600],
   abortGrace: [0.05, 600]
@@ -139,6 +140,7 @@ t.test('paths', async (t) => {
 t.test('choices', async (t) => {
   const choices: Record<typeof CHOICES[number], string[]> = {
     deregistration: ['traffic', 'delay', 'none'],
+    websocketClose: ['closing', 'draining', 'none'],
     crash: ['close', 'drain', 'exit'],
     stopSignal: ['SIGTERM', 'SIGINT', 'SIGQUIT', 'SIGHUP', 'SIGUSR2']
   }

@@ -80,7 +80,7 @@ t.test('releaseAll', async (t) => {
     await last.until(/answered/)
     requests.drain()
     sockets.stopAccepting()
-    sockets.releaseAll(true)
+    void sockets.releaseAll(true)
     for (const client of [idle, silent, half, last]) await client.ended
     await closed
     // The sockets tell of it a moment after the server.
@@ -101,7 +101,7 @@ t.test('releaseAll', async (t) => {
     await client.until(/begun/)
     requests.drain()
     sockets.stopAccepting()
-    sockets.releaseAll(true)
+    void sockets.releaseAll(true)
     for (let i = 0; i < 5; i++) await turnOfEventLoop()
     t.equal(sockets.connections.size, 1)
     res.end('ended')
@@ -127,7 +127,7 @@ t.test('releaseAll', async (t) => {
     await client.until(/answered/)
     requests.drain()
     sockets.stopAccepting()
-    sockets.releaseAll(true)
+    void sockets.releaseAll(true)
     clock.endTurn()
     t.equal(sockets.connections.size, 1)
     client.get('/')
@@ -147,10 +147,11 @@ t.test('releaseAll', async (t) => {
     for (let i = 0; i < 501; i++) {
       server.emit('connection', Object.assign(new Duplex({ read () {} }), { parser: {}, destroySoon () { ended++ } }))
     }
-    sockets.releaseAll(false)
+    void sockets.releaseAll(false)
     const perTurn: number[] = []
     for (let i = 0; i < 5; i++) {
       clock.endTurn()
+      await null
       perTurn.push(ended)
     }
     t.strictSame(perTurn, [0, 250, 500, 501, 501])
@@ -165,7 +166,7 @@ t.test('releaseAll', async (t) => {
       client.get('/')
       const res = await handler.next()
       requests.drain()
-      sockets.releaseAll(takeOver)
+      void sockets.releaseAll(takeOver)
       server.closeIdleConnections()
       server.closeAllConnections()
       res.end('answered')
@@ -187,12 +188,13 @@ t.test('releaseAll', async (t) => {
       const client = await connect(t, (server.address() as AddressInfo).port)
       await accepted
       t.equal(sockets.connections.size, 0)
-      sockets[end](true)
+      void sockets[end](true)
       if (end === 'releaseAll') {
         clock.endTurn()
         await turnOfEventLoop()
         t.equal(client.socket.destroyed, false)
         clock.endTurn()
+        await turnOfEventLoop()
       }
       t.equal(await client.ended, '')
     }
@@ -200,9 +202,9 @@ t.test('releaseAll', async (t) => {
 
   t.test('a second one changes nothing', async (t) => {
     const { sockets, clock } = await follow(t, () => {}, { realTurns: false })
-    sockets.releaseAll(false)
+    void sockets.releaseAll(false)
     const { pending } = clock
-    sockets.releaseAll(true)
+    void sockets.releaseAll(true)
     t.equal(clock.pending, pending)
   })
 
@@ -212,7 +214,7 @@ t.test('releaseAll', async (t) => {
     const client = await connect(t, port)
     client.get('/', 'Connection: Upgrade\r\nUpgrade: websocket\r\n')
     const socket = await upgraded
-    sockets.releaseAll(true)
+    void sockets.releaseAll(true)
     await clock.settle()
     await clock.settle()
     t.equal(socket.destroyed, false)

@@ -2,6 +2,7 @@
  * The public contract of fastify-fargate: what goes in (options), what can be watched (states, the decorator) and what
  * comes out (the shutdown report). Types only; the code is in lib/.
  */
+import type { Server } from 'node:http'
 import type { FastifyInstance } from 'fastify'
 
 /**
@@ -56,6 +57,15 @@ export interface DeregistrationContext {
  * - `exit`: ends the process at once with exit code 1.
  */
 export type CrashPolicy = 'close' | 'drain' | 'exit'
+
+/**
+ * When WebSocket clients are told to go (close code 1001).
+ *
+ * - `closing`: once the load balancer has let go, before the server closes.
+ * - `draining`: right after the stop signal. Clients that come back while draining are served, and told once more.
+ * - `none`: not by this plugin: an application that says goodbye in its own way, in an `onClosing` hook.
+ */
+export type WebsocketClose = 'closing' | 'draining' | 'none'
 
 /** A check that has to succeed once before the service becomes ready. */
 export interface StartupCheck {
@@ -152,6 +162,17 @@ export interface FargateOptions {
    */
   livenessPath?: string | false
   /**
+   * When WebSocket clients are told to go. Env `FARGATE_WEBSOCKET_CLOSE`.
+   * @default 'closing'
+   */
+  websocketClose?: WebsocketClose
+  /**
+   * The time over which WebSocket clients are told to go, evenly, so that they do not all reconnect at the same
+   * instant, 0-120 s. Cut short by the abort mark. Env `FARGATE_WEBSOCKET_PACE`.
+   * @default 0
+   */
+  websocketPace?: Duration
+  /**
    * What an uncaught error does while the service is ready. Env `FARGATE_CRASH`.
    * @default 'close'
    */
@@ -172,8 +193,12 @@ export type StopSignal = 'SIGTERM' | 'SIGINT' | 'SIGQUIT' | 'SIGHUP' | 'SIGUSR2'
 
 /** Whatever keeps the process from ending. Every holder has a name. */
 export interface Holder {
-  /** `request`: not answered. `response`: begun, bytes left. `hook`: onDraining, onClosing, preClose or onClose. */
-  kind: 'request' | 'response' | 'connection' | 'hook'
+  /**
+   * `request`: not answered. `response`: whole, but not all bytes are out. `stream`: begun, and may go on for ever.
+   * `websocket`: a client that did not answer its close frame. `connection`: one that was upgraded by hand, or has no
+   * request. `hook`: onDraining, onClosing, preClose or onClose.
+   */
+  kind: 'request' | 'response' | 'stream' | 'websocket' | 'connection' | 'hook'
   /** `GET /reports/:id`, `onClosing hook flushMetrics`, ... */
   name: string
   /** Milliseconds. For a hook, since it was called. */
@@ -223,8 +248,10 @@ export interface ShutdownReport {
     /** When the last one arrived, after the stop signal; `null` when none came. */
     lastAfterMs: number | null
   }
-  /** What was cut off at the deadline. */
+  /** What was cut off, oldest first: streams and WebSockets at their limit, the rest at the deadline. At most 100 of them. */
   cut: Holder[]
+  /** How many were cut off. */
+  cutCount: number
   errors: StopError[]
   /** From the configuration. */
   stopTimeoutMs: number
@@ -249,6 +276,8 @@ export interface Shutdown {
   readonly state: State
   /** Aborted when draining begins: stop taking in. */
   readonly signal: AbortSignal
+  /** Aborted when closing begins: end your streams. */
+  readonly closingSignal: AbortSignal
   /** Aborted at the abort mark, `abortGrace` before the deadline: give up now, roll back, put the message back. */
   readonly abortSignal: AbortSignal
   /** Milliseconds to the deadline; `Infinity` while no stop has begun. */
@@ -259,6 +288,11 @@ export interface Shutdown {
    * @param options.exit ends every Fastify instance of the process, then the process. Default `false`.
    */
   begin (reason: string, options?: { exit?: boolean }): Promise<ShutdownReport>
+  /**
+   * Another listener whose requests go to `fastify.routing`: it is drained and closed like Fastify's own. Before it
+   * listens, or at least before it has a connection.
+   */
+  addServer (server: Server): void
   /** Runs when draining begins: stop taking in. Its promise is awaited before `fastify.close()`. */
   onDraining (hook: StopHook): void
   /** Runs when closing begins, beside the requests in flight. Its promise is awaited before `fastify.close()`. */

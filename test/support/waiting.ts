@@ -6,7 +6,8 @@ import { type Socket } from 'node:net'
 import { resolveConfig, type Environment } from '../../lib/config.js'
 import { Countdown } from '../../lib/countdown.js'
 import { type Waiting } from '../../lib/deregistration/waiting.js'
-import { Connection, kConnection, Requests } from '../../lib/requests.js'
+import { Connection, kConnection } from '../../lib/exchange.js'
+import { Requests } from '../../lib/requests.js'
 import { computeTimeline } from '../../lib/timeline.js'
 import { type FargateOptions } from '../../types/index.js'
 import { ManualClock } from './clock.js'
@@ -28,18 +29,18 @@ export interface FakeTraffic {
   /** A request arrives: on a connection of its own, or on this one. */
   request: (connection?: Connection, httpVersionMajor?: 1 | 2) => FakeRequest
   /** A client connects. */
-  connect: () => Connection
+  connect: (httpVersionMajor?: 1 | 2) => Connection
 }
 
 /** Requests as `Requests` sees them. The real ones are in the tests of requests.ts and sockets.ts. */
 export function fakeTraffic (clock: ManualClock, requests: () => Requests, connections: Set<Connection>): FakeTraffic {
-  const connect = () => {
+  const connect = (httpVersionMajor: 1 | 2 = 1) => {
     const destroy = () => {
       connections.delete(connection)
       for (const { res } of connection.exchanges) close(res)
     }
     const socket = Object.assign(new EventEmitter(), { remoteAddress: '10.0.0.1', parser: {}, destroy, destroySoon: destroy }) as unknown as Socket
-    const connection = new Connection(socket, clock.now())
+    const connection = new Connection(socket, clock.now(), httpVersionMajor === 2)
     Object.assign(socket, { [kConnection]: connection })
     connections.add(connection)
     return connection
@@ -47,7 +48,8 @@ export function fakeTraffic (clock: ManualClock, requests: () => Requests, conne
   return {
     connections,
     connect,
-    request (connection = connect(), httpVersionMajor = 1) {
+    request (connection, httpVersionMajor = 1) {
+      connection ??= connect(httpVersionMajor)
       const req = { socket: connection.socket, url: '/?secret', method: 'GET', httpVersionMajor } as unknown as IncomingMessage
       const res = Object.assign(new EventEmitter(), { req, destroyed: false, headersSent: false, writableFinished: false, shouldKeepAlive: true }) as unknown as ServerResponse
       requests().arrived(req, res)
