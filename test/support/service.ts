@@ -84,7 +84,7 @@ export async function start (t: Owner, fixture: string, options: StartOptions = 
   const measured = (options.coverage ?? true) && process.env._TAPJS_PROCESSINFO_COVERAGE_ === '1'
   const command = [
     // The tracker also patches `spawn`, and puts itself back into whatever environment we ask for: only env(1) gets rid of it.
-    ...measured ? [] : ['env', ...bareOptions()],
+    ...measured ? [] : ['env', ...bareEnvironment()],
     options.execPath ?? process.execPath,
     ...options.execArgv ?? [],
     '--enable-source-maps',
@@ -190,8 +190,8 @@ function parse (text: string): Line | undefined {
   try { return JSON.parse(text) } catch { return undefined }
 }
 
-/** NODE_OPTIONS without the tracker, as arguments of env(1). */
-function bareOptions (): string[] {
+/** NODE_OPTIONS without the tracker of tap, as arguments of env(1). */
+export function bareEnvironment (): string[] {
   const rest = (process.env.NODE_OPTIONS ?? '').match(/"(?:\\.|[^"\\])*"|\S+/g)?.filter(flag => !flag.includes('@tapjs/processinfo')) ?? []
   return rest.length === 0 ? ['-u', 'NODE_OPTIONS'] : [`NODE_OPTIONS=${rest.join(' ')}`]
 }
