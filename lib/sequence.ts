@@ -57,8 +57,6 @@ export class Sequence {
   #isDrainedBySilence = false
   #drainedAfterMs = 0
   #finishedAfterMs = 0
-  /** Resolves when what must come before fastify.close() has happened to the connections. */
-  #toldToGo: Promise<unknown> = Promise.resolve()
   #running: Promise<ShutdownReport> | undefined
   #result: ShutdownReport | undefined
   #closing: Promise<boolean> | undefined
@@ -110,12 +108,11 @@ export class Sequence {
       if (config.websocketClose === 'draining') void this.#tellWebSockets(false)
       const drainEnded = isListening ? await this.#untilLetGo() : 'nothing listens here'
       if (this.#result !== undefined) return this.#result
-      this.#beginClosing(drainEnded)
+      await this.#beginClosing(drainEnded)
     } else if (!isClosing) {
       this.#runHooks('onDraining')
-      this.#beginClosing('no wait for the load balancer was wanted')
+      await this.#beginClosing('no wait for the load balancer was wanted')
     }
-    await settledBefore(countdown.deadline, this.#toldToGo)
     await this.#untilAnswered()
     this.#finishedAfterMs = countdown.elapsed()
     const closed = this.#close().then(() => this.#untilFlushed())
@@ -170,7 +167,8 @@ export class Sequence {
     this.#drainOver.abort(reason)
   }
 
-  #beginClosing (drainEnded: string): void {
+  /** Resolves when fastify.close() may be called, as far as connections go. */
+  async #beginClosing (drainEnded: string): Promise<void> {
     const { closing, countdown, lifecycle, log, requests, sockets } = this.#parts
     this.#drainEnded = drainEnded
     this.#drainedAfterMs = countdown.elapsed()
@@ -183,8 +181,8 @@ export class Sequence {
     const released = sockets.releaseAll(true)
     closing.abort(new Error(`The service closes: ${drainEnded}`))
     this.#runHooks('onClosing')
-    // Before fastify.close(), which has @fastify/websocket close them all, without a code.
-    this.#toldToGo = Promise.all([released, this.#tellWebSockets(true)])
+    // fastify.close() has @fastify/websocket close all of its clients, without a code.
+    await settledBefore(countdown.deadline, Promise.all([released, this.#tellWebSockets(true)]))
   }
 
   /** At the pace that was asked for; at the abort mark at the latest. */
