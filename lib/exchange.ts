@@ -5,6 +5,8 @@ import type { FastifyRequest } from 'fastify'
 import type { Holder } from '../types/index.js'
 import { type Tick } from './arrivals.js'
 
+export type HttpSocket = Socket & { parser?: unknown }
+
 /** What is known of a connection. */
 export class Connection {
   readonly socket: Socket
@@ -17,6 +19,8 @@ export class Connection {
   request: FastifyRequest | undefined = undefined
   isTraffic = true
   readonly isHttp2: boolean
+  /** Whether Node reads HTTP/1.1 from it: not of a TLS client that has agreed on no protocol. */
+  readonly hadParser: boolean
   /** Exchanges that are followed until they end, oldest first: with HTTP/2 always, else from the stop signal on. */
   exchanges: Exchange[] = []
 
@@ -24,6 +28,7 @@ export class Connection {
     this.socket = socket
     this.since = since
     this.isHttp2 = isHttp2
+    this.hadParser = (socket as HttpSocket).parser != null
   }
 
   get isBusy (): boolean {
@@ -62,6 +67,28 @@ export function isStream (res: Http2Response): boolean {
 
 export function isWhole (res: Http2Response): boolean {
   return res.stream === undefined ? res.writableFinished : res.stream.rstCode === 0
+}
+
+/**
+ * The response says `Connection: close` if it is the last one of its connection, whatever its handler says: a proxy hands
+ * the header of its upstream on, which is about another connection.
+ */
+export function insistOnClose (res: ServerResponse): void {
+  const writeHead = res.writeHead.bind(res) as (status: number, ...rest: unknown[]) => ServerResponse
+  res.writeHead = (status: number, ...rest: unknown[]) => {
+    if (res.shouldKeepAlive || status === 101) return writeHead(status, ...rest)
+    res.removeHeader('keep-alive')
+    res.setHeader('connection', 'close')
+    return writeHead(status, ...rest.map(withoutConnection))
+  }
+}
+
+/** Headers as `writeHead` takes them: an object, or an array of names and values in turns. */
+function withoutConnection (headers: unknown): unknown {
+  const isOther = (name: unknown) => !['connection', 'keep-alive'].includes(String(name).toLowerCase())
+  if (Array.isArray(headers)) return headers.filter((_, index) => isOther(headers[index - index % 2]))
+  if (typeof headers !== 'object' || headers === null) return headers
+  return Object.fromEntries(Object.entries(headers).filter(([name]) => isOther(name)))
 }
 
 export function cut ({ connection, res }: Exchange): void {

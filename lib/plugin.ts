@@ -39,7 +39,7 @@ export function createPlugin (surroundings: () => Surroundings): FastifyPluginAs
     const timeline = computeTimeline(config)
     const { log } = fastify
 
-    const sockets = new Sockets(clock)
+    const sockets = new Sockets(clock, timeline.goodbyeGrace)
     const requests = new Requests(clock, sockets.connections)
     sockets.onGone = (connection) => { requests.gone(connection) }
     requests.onEnd = ({ connection }) => { sockets.release(connection) }
@@ -48,7 +48,7 @@ export function createPlugin (surroundings: () => Surroundings): FastifyPluginAs
     const hooks: Hooks = new Hooks(clock, (where, error) => { sequence.fail(where, error) })
     const intake = newController()
     const closing = newController()
-    const webSockets = new WebSockets(clock, timeline.closeFrameGrace)
+    const webSockets = new WebSockets(clock, timeline.goodbyeGrace)
     const holders = new Holders({ hooks, log, requests, sockets, webSockets })
     const sequence = new Sequence({
       clock, closing, config, countdown, fastify, holders, hooks, intake, leave: () => { leave() }, lifecycle, log, requests, sockets, timeline, webSockets
@@ -100,7 +100,7 @@ export function createPlugin (surroundings: () => Surroundings): FastifyPluginAs
           return sequence.run({ reason, waits: true })
         },
         addServer (server) {
-          if (!(server instanceof NetServer)) throw new FARGATE_ERR_BAD_SERVER(show(server))
+          if (!speaksHttp(server)) throw new FARGATE_ERR_BAD_SERVER(show(server))
           sockets.track(server, requests.arrived)
         },
         onDraining: (hook) => { hooks.add('onDraining', hook) },
@@ -170,6 +170,11 @@ export function createPlugin (surroundings: () => Surroundings): FastifyPluginAs
       })) log.warn(warning)
     }
   }
+}
+
+/** node:http and node:https have the one method, node:http2 has the other. */
+function speaksHttp (server: Server & { updateSettings?: unknown }): boolean {
+  return server instanceof NetServer && (typeof server.closeIdleConnections === 'function' || typeof server.updateSettings === 'function')
 }
 
 /** Fastify's null logger is one function for every level; any other logger has somebody who reads it. */

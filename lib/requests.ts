@@ -4,12 +4,15 @@ import type { FastifyRequest } from 'fastify'
 import type { Holder } from '../types/index.js'
 import { Arrivals } from './arrivals.js'
 import { type Clock } from './clock.js'
-import { cut, holderOf, isStream, isWhole, kConnection, type Connection, type Exchange } from './exchange.js'
+import { cut, holderOf, insistOnClose, isStream, isWhole, kConnection, type Connection, type Exchange } from './exchange.js'
 
 /** How long an idle connection may keep its last request in memory. */
 const FORGET_AFTER_MS = 1000
 
-type KnownSocket = Socket & { [kConnection]?: Connection }
+/** `undefined` for what never came over a connection: inject(), and what plugins make up, which may have no socket at all. */
+function connectionOf ({ socket }: { socket: Socket & { [kConnection]?: Connection } | undefined }): Connection | undefined {
+  return socket?.[kConnection]
+}
 
 /**
  * The requests of one Fastify instance: when the last one came and how long the pauses between them usually are; from
@@ -44,7 +47,7 @@ export class Requests {
 
   /** Listener of the server's `request` event. */
   readonly arrived = (req: IncomingMessage, res: ServerResponse): void => {
-    const connection = (req.socket as KnownSocket)[kConnection]
+    const connection = connectionOf(req)
     // A connection that was there before the plugin was: nothing routes to a service that is still booting.
     if (connection === undefined) return
     if (this.#drainingSince !== undefined) {
@@ -76,7 +79,7 @@ export class Requests {
 
   /** Fastify's view of a request: gives it a route and an id. */
   name (request: FastifyRequest): void {
-    const connection = (request.raw.socket as KnownSocket)[kConnection]
+    const connection = connectionOf(request.raw)
     if (connection === undefined) return
     if (connection.res?.req === request.raw) connection.request = request
     if (!connection.isBusy) return
@@ -86,7 +89,7 @@ export class Requests {
 
   /** This request did not come through the load balancer: it is no evidence. */
   ignore (raw: IncomingMessage): void {
-    const connection = (raw.socket as KnownSocket)[kConnection]
+    const connection = connectionOf(raw)
     if (connection === undefined) return
     const exchange = connection.isBusy ? connection.exchanges.find(({ req }) => req === raw) : undefined
     if (exchange !== undefined) {
@@ -103,7 +106,7 @@ export class Requests {
   /** A request to the plugin's own routes. */
   probed (raw: IncomingMessage): void {
     // The check at boot is no probe: it has no connection.
-    if ((raw.socket as KnownSocket)[kConnection] !== undefined) this.#hasBeenProbed = true
+    if (connectionOf(raw) !== undefined) this.#hasBeenProbed = true
     this.ignore(raw)
   }
 
@@ -135,6 +138,7 @@ export class Requests {
     if (this.#drainingSince !== undefined && !res.headersSent && res.shouldKeepAlive) {
       res.shouldKeepAlive = false
       exchange.isLast = true
+      insistOnClose(res)
     }
     connection.exchanges.push(exchange)
     this.#inFlight.add(exchange)

@@ -115,7 +115,7 @@ export class Sequence {
     }
     await this.#untilAnswered()
     this.#finishedAfterMs = countdown.elapsed()
-    const closed = this.#close().then(() => this.#untilFlushed())
+    const closed = this.#close()
     const isInTime = await settledBefore(countdown.deadline, closed)
     // A hook that blocked the event loop has blocked the timer of the deadline too.
     if (!isInTime || countdown.remaining() === 0) {
@@ -204,14 +204,6 @@ export class Sequence {
     while (!deadline.aborted && (hooks.pending > 0 || (requests.unanswered > 0 && !abort.aborted))) {
       const ends = hooks.pending > 0 ? [requests.nextEnd(), hooks.settled()] : [requests.nextEnd()]
       await sleep(clock, RECHECK_MS, deadline, ...ends)
-    }
-  }
-
-  /** Until every response is flushed: fastify.close() does not wait for its second listener (`localhost`). */
-  async #untilFlushed (): Promise<void> {
-    const { countdown, requests } = this.#parts
-    while (!countdown.deadline.aborted && requests.inFlight > 0) {
-      await settledBefore(countdown.deadline, requests.nextEnd())
     }
   }
 
@@ -311,7 +303,6 @@ export class Sequence {
   /** Fastify's onClose hook. */
   async closed (): Promise<void> {
     if (this.#running !== undefined) return
-    await this.#untilFlushed()
     this.#finish()
   }
 }

@@ -4,12 +4,10 @@ import { Server as HttpServer } from 'node:http'
 import type { ServerHttp2Session } from 'node:http2'
 import type { Holder } from '../types/index.js'
 import { type Clock } from './clock.js'
-import { Connection, kConnection } from './exchange.js'
+import { Connection, kConnection, type HttpSocket } from './exchange.js'
 
 /** Sockets ended in one turn of the event loop: 10,000 at once would stall it for 200 ms. */
 const BATCH = 250
-
-type HttpSocket = Socket & { parser?: unknown }
 
 /**
  * The connections of one Fastify instance, and what is done with them when.
@@ -22,16 +20,20 @@ export class Sockets {
   readonly #clock: Clock
   readonly #servers = new Set<HttpServer>()
   readonly #sessions = new Set<ServerHttp2Session>()
+  readonly #goodbyeGraceMs: number
   /** Connections whose TLS handshake is not done: Node has them in no list of its own. */
-  readonly #handshaking = new Map<string, Socket>()
+  readonly #handshaking = new Set<Socket>()
+  #wake: Array<() => void> = []
   #released: Promise<void> | undefined
   /** Whether idle connections go now, and busy ones as soon as they are idle. */
   #isReleasing = false
   /** Called when a connection has ended. */
   onGone: (connection: Connection) => void = () => {}
 
-  constructor (clock: Clock) {
+  /** @param goodbyeGraceMs how long a client of HTTP/2 has to hang up after its GOAWAY */
+  constructor (clock: Clock, goodbyeGraceMs: number) {
     this.#clock = clock
+    this.#goodbyeGraceMs = goodbyeGraceMs
   }
 
   /** Follows the connections of a server. A second call for the same server does nothing. */
@@ -55,17 +57,21 @@ export class Sockets {
     socket.once('close', () => {
       this.connections.delete(connection)
       this.onGone(connection)
+      const wake = this.#wake
+      this.#wake = []
+      for (const resolve of wake) resolve()
     })
   }
 
   readonly #handshakes = (socket: Socket): void => {
-    const peer = peerOf(socket)
-    this.#handshaking.set(peer, socket)
-    socket.once('close', () => { this.#handshaking.delete(peer) })
+    this.#handshaking.add(socket)
+    socket.once('close', () => { this.#handshaking.delete(socket) })
   }
 
-  readonly #secured = (socket: TLSSocket): void => {
-    this.#handshaking.delete(peerOf(socket))
+  readonly #secured = (socket: TLSSocket & { _parent?: Socket }): void => {
+    // Nothing public leads from one to the other. Where this is gone, too, no handshake is known rather than a wrong one.
+    if (socket._parent === undefined) this.#handshaking.clear()
+    else this.#handshaking.delete(socket._parent)
     this.#connected(socket, socket.alpnProtocol === 'h2')
   }
 
@@ -105,14 +111,33 @@ export class Sockets {
       // fastify.close() calls these. The connections are ours from here on; what they end too early is ended right below.
       server.closeIdleConnections = () => {}
       if (takeOver) server.closeAllConnections = () => {}
+      // It waits for the first listener only (`localhost` has two), and then runs the onClose hooks.
+      const close = server.close.bind(server)
+      server.close = (callback) => close((error) => { void this.#untilGone().then(() => callback?.(error)) })
     }
     await this.#endOfTurn()
     await this.#endOfTurn()
     this.#isReleasing = true
     // GOAWAY: streams in flight end, and then the session.
     for (const session of this.#sessions) session.close()
+    for (const connection of this.connections) if (connection.isHttp2) this.#seeOff(connection)
     this.#releaseBatch([...this.connections], 0)
     this.#destroyHandshaking()
+  }
+
+  /**
+   * A session ends with a FIN, and Node waits for the one of the client. Not cut at once: a client that still reads sends
+   * window updates, and a socket that is gone would answer them with a reset, which costs the client the rest.
+   */
+  #seeOff ({ socket }: Connection): void {
+    socket.once('finish', () => {
+      const cancel = this.#clock.after(this.#goodbyeGraceMs, () => { socket.destroy() })
+      socket.once('close', cancel)
+    })
+  }
+
+  async #untilGone (): Promise<void> {
+    while (this.connections.size > 0) await new Promise<void>((resolve) => { this.#wake.push(resolve) })
   }
 
   #endOfTurn (): Promise<void> {
@@ -162,16 +187,11 @@ export class Sockets {
   }
 
   #destroyHandshaking (): void {
-    for (const socket of this.#handshaking.values()) socket.destroy()
+    for (const socket of this.#handshaking) socket.destroy()
   }
 }
 
 /** Node takes the parser away from a connection that is upgraded. */
-function isUpgraded ({ isHttp2, socket }: Connection): boolean {
-  return !isHttp2 && !socket.destroyed && (socket as HttpSocket).parser == null
-}
-
-/** What a TLS socket has in common with the socket it was made of. */
-function peerOf ({ remoteAddress, remotePort }: Socket): string {
-  return `${remoteAddress} ${remotePort}`
+function isUpgraded ({ hadParser, socket }: Connection): boolean {
+  return hadParser && !socket.destroyed && (socket as HttpSocket).parser == null
 }

@@ -17,8 +17,8 @@ export interface Timeline {
   readonly backstop: number
   /** SIGKILL by ECS. */
   readonly stopTimeout: number
-  /** No mark but a duration: how long a WebSocket client has to answer its close frame. */
-  readonly closeFrameGrace: number
+  /** No mark but a duration: how long a client has to hang up that was told to go (a close frame, GOAWAY). */
+  readonly goodbyeGrace: number
 }
 
 /** All in seconds, as in the configuration. */
@@ -41,7 +41,7 @@ export function computeTimeline (config: TimelineInput): Timeline {
     deadline: ms(deadline),
     backstop: ms(deadline + config.margin / 2),
     stopTimeout: ms(config.stopTimeout),
-    closeFrameGrace: ms(config.closeReserve / 2)
+    goodbyeGrace: ms(config.closeReserve / 2)
   })
 }
 

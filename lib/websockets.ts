@@ -1,4 +1,5 @@
 import type { IncomingMessage } from 'node:http'
+import type { Socket } from 'node:net'
 import type { Holder } from '../types/index.js'
 import { type Clock, sleep } from './clock.js'
 import { newController } from './countdown.js'
@@ -59,9 +60,9 @@ export class WebSockets {
   track (server: WebSocketServer): void {
     if (this.#servers.has(server)) return
     this.#servers.add(server)
-    server.on('connection', (client, { url = '', socket }) => {
+    server.on('connection', (client, { url = '', socket }: { url?: string | undefined, socket?: Socket | undefined }) => {
       // Without the query string: it may carry what must not be logged.
-      const known = { client, path: url.split('?', 1)[0]!, remoteAddress: socket.remoteAddress, since: this.#clock.now(), toldAt: undefined }
+      const known = { client, path: url.split('?', 1)[0]!, remoteAddress: socket?.remoteAddress, since: this.#clock.now(), toldAt: undefined }
       this.#clients.set(client, known)
       client.once('close', () => {
         this.#clients.delete(client)
@@ -84,10 +85,11 @@ export class WebSockets {
     const untold = [...this.#clients.values()].filter(({ toldAt }) => toldAt === undefined)
     const startedAt = this.#clock.now()
     const stepMs = Math.max(STEP_MS, windowMs / untold.length)
+    const perStep = Math.max(1, untold.length * STEP_MS / windowMs)
     for (let told = 0; told < untold.length && !pump.signal.aborted;) {
       const isPaced = !hurry.aborted && windowMs > 0
-      const share = Math.min(1, (this.#clock.now() - startedAt + stepMs) / windowMs)
-      const due = isPaced ? Math.ceil(untold.length * share) : Math.min(untold.length, told + BATCH)
+      const steps = Math.floor((this.#clock.now() - startedAt) / stepMs) + 1
+      const due = Math.min(untold.length, isPaced ? Math.ceil(steps * perStep) : told + BATCH)
       this.#tell(untold.slice(told, due))
       told = due
       if (told === untold.length) break

@@ -51,7 +51,7 @@ const faults = [
   ['fastify.close() does not wait until WebSocket clients have been told',
     'lib/sequence.ts', 'Promise.all([released, this.#tellWebSockets(true)])', 'released)\n    void (this.#tellWebSockets(true)'],
   ['a WebSocket client has no time to answer its close frame',
-    'lib/timeline.ts', 'closeFrameGrace: ms(config.closeReserve / 2)', 'closeFrameGrace: 0'],
+    'lib/timeline.ts', 'goodbyeGrace: ms(config.closeReserve / 2)', 'goodbyeGrace: 0'],
   ['requests before the signal count as served while draining',
     'lib/requests.ts', 'isWhole(res) && at > this.#drainingSince', 'isWhole(res)'],
   ['the first instance that has closed ends the process',

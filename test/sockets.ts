@@ -9,7 +9,7 @@ import { connect } from './support/client.js'
 import { calls, follow } from './support/server.js'
 
 t.test('the same server is followed once', async (t) => {
-  const sockets = new Sockets(new ManualClock())
+  const sockets = new Sockets(new ManualClock(), 4000)
   const server = createServer()
   for (let i = 0; i < 2; i++) sockets.track(server, () => {})
   t.equal(server.listenerCount('request'), 1)
@@ -18,7 +18,7 @@ t.test('the same server is followed once', async (t) => {
 t.test('requests are seen before anybody else sees them, who may answer at once', async (t) => {
   const order: string[] = []
   const server = createServer(() => { order.push('application') })
-  new Sockets(new ManualClock()).track(server, () => { order.push('ours') })
+  new Sockets(new ManualClock(), 4000).track(server, () => { order.push('ours') })
   server.emit('request')
   t.strictSame(order, ['ours', 'application'])
 })
@@ -38,7 +38,7 @@ t.test('connections are known while they last', async (t) => {
 t.test('listening is known for each server, and for none', async (t) => {
   const { sockets, server, closed } = await follow(t, () => {})
   t.equal(sockets.isListening, true)
-  t.equal(new Sockets(new ManualClock()).isListening, false)
+  t.equal(new Sockets(new ManualClock(), 4000).isListening, false)
   server.close()
   await closed
   t.equal(sockets.isListening, false)
@@ -140,7 +140,7 @@ t.test('releaseAll', async (t) => {
 
   t.test('ends no more than 250 connections in a turn', async (t) => {
     const clock = new ManualClock()
-    const sockets = new Sockets(clock)
+    const sockets = new Sockets(clock, 4000)
     const server = createServer()
     sockets.track(server, () => {})
     let ended = 0
@@ -176,10 +176,38 @@ t.test('releaseAll', async (t) => {
     }
   })
 
+  t.test('has server.close() wait for the connections of every server, and hands its error on', async (t) => {
+    const handler = calls<ServerResponse>()
+    const { port, requests, sockets, server } = await follow(t, (_req, res) => { handler.call(res) })
+    const first = createServer()
+    sockets.track(first, () => {})
+    requests.onEnd = ({ connection }) => { sockets.release(connection) }
+    const client = await connect(t, port)
+    client.get('/')
+    const res = await handler.next()
+    requests.drain()
+    void sockets.releaseAll(true)
+    let closed: Error | undefined | 'not yet' = 'not yet'
+    const closing = new Promise<void>((resolve) => {
+      first.close((error) => {
+        closed = error
+        resolve()
+      })
+    })
+    // Without somebody who wants to know it closes, too.
+    server.close()
+    for (let i = 0; i < 5; i++) await turnOfEventLoop()
+    t.equal(closed, 'not yet', 'it has no connection of its own, but the other one has')
+    res.end('answered')
+    t.match(await client.ended, /answered/)
+    await closing
+    t.match(closed, { code: 'ERR_SERVER_NOT_RUNNING' })
+  })
+
   t.test('ends a TLS handshake that is not done: no request can have come on it', async (t) => {
     for (const end of ['releaseAll', 'destroyAll'] as const) {
       const clock = new ManualClock()
-      const sockets = new Sockets(clock)
+      const sockets = new Sockets(clock, 4000)
       const server = createTlsServer()
       sockets.track(server, () => {})
       await new Promise<void>((resolve) => { server.listen(0, '127.0.0.1', resolve) })
@@ -234,7 +262,7 @@ t.test('holders: what is connected, with its age and its client', async (t) => {
 })
 
 t.test('holders: a client whose address is not known any more has none', async (t) => {
-  const sockets = new Sockets(new ManualClock())
+  const sockets = new Sockets(new ManualClock(), 4000)
   const server = createServer()
   sockets.track(server, () => {})
   server.emit('connection', new Duplex({ read () {} }))

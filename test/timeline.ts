@@ -8,13 +8,13 @@ const marks = (options: FargateOptions) => computeTimeline(resolveConfig(options
 
 t.test('the defaults give the marks of the README: 20, 20, 25.2, 26.6, 28, 29 and 30 s; a close frame may wait 4 s for its answer', async (t) => {
   t.strictSame(marks({}), {
-    drainEnd: 20_000, drainLimit: 20_000, abort: 25_200, streamLimit: 26_600, deadline: 28_000, backstop: 29_000, stopTimeout: 30_000, closeFrameGrace: 4000
+    drainEnd: 20_000, drainLimit: 20_000, abort: 25_200, streamLimit: 26_600, deadline: 28_000, backstop: 29_000, stopTimeout: 30_000, goodbyeGrace: 4000
   })
 })
 
 t.test('stopTimeout 120 s, the most that Fargate allows, leaves 84.3 s for draining', async (t) => {
   t.strictSame(marks({ stopTimeout: 120 }), {
-    drainEnd: 20_000, drainLimit: 84_286, abort: 115_000, streamLimit: 116_500, deadline: 118_000, backstop: 119_000, stopTimeout: 120_000, closeFrameGrace: 16_857
+    drainEnd: 20_000, drainLimit: 84_286, abort: 115_000, streamLimit: 116_500, deadline: 118_000, backstop: 119_000, stopTimeout: 120_000, goodbyeGrace: 16_857
   })
 })
 

@@ -101,6 +101,7 @@ export class SimulatedResponse extends EventEmitter {
 
   // What the health routes call.
   setHeader (): void {}
+  removeHeader (): void {}
   writeHead (status: number): void {
     this.statusCode = status
     this.headersSent = true
@@ -186,15 +187,8 @@ export class SimulatedFastify {
         break
       }
     }
-    const { server } = this
-    if (server.listening) {
-      await new Promise<void>((resolve) => {
-        server.once('close', resolve)
-        server.close()
-      })
-    } else if ((server as unknown as { _connections: number })._connections > 0) {
-      await new Promise((resolve) => { server.once('close', resolve) })
-    }
+    // Also when it does not listen any more.
+    await new Promise((resolve) => { this.server.close(resolve) })
     for (const hook of [...this.hooks['onClose'] ?? []].reverse()) {
       try {
         await hook.call(this, this)

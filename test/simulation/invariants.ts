@@ -86,8 +86,8 @@ function marksOf ({ config: { stopTimeout, margin, closeReserve, abortGrace, der
     deadline,
     // Half-way to the backstop, which is half-way to SIGKILL: until then hooks may end that were cut off.
     end: deadline + margin / 4,
-    closeFrameGrace: closeReserve / 2
-  }).map(([name, seconds]) => [name, Math.round(seconds * 1000)])) as Record<'drainEnd' | 'drainLimit' | 'abort' | 'streamLimit' | 'deadline' | 'end' | 'closeFrameGrace', number>
+    goodbyeGrace: closeReserve / 2
+  }).map(([name, seconds]) => [name, Math.round(seconds * 1000)])) as Record<'drainEnd' | 'drainLimit' | 'abort' | 'streamLimit' | 'deadline' | 'end' | 'goodbyeGrace', number>
 }
 
 interface Case {
@@ -211,7 +211,7 @@ function nothingIsCutEarly ({ instance, policy, deadlineAt, streamLimitAt, world
 
 function webSocketsAreTold ({ instance, policy, stopAt, deadlineAt, streamLimitAt, world, endAt }: Case): void {
   const { config } = world
-  const { closeFrameGrace } = marksOf(world)
+  const { goodbyeGrace } = marksOf(world)
   for (const { path, told, cutAt } of instance.webSockets) {
     const [first] = told
     if (config.websocketClose !== 'none' && first !== undefined) {
@@ -219,7 +219,7 @@ function webSocketsAreTold ({ instance, policy, stopAt, deadlineAt, streamLimitA
       if (config.websocketClose === 'closing') assert.notEqual(first.state, 'draining', `${path} was told while draining`)
     }
     if (cutAt === undefined || cutAt >= policy.forcedAt || cutAt >= endAt) continue
-    const limit = Math.min(streamLimitAt, deadlineAt, (first?.at ?? Infinity) + closeFrameGrace)
+    const limit = Math.min(streamLimitAt, deadlineAt, (first?.at ?? Infinity) + goodbyeGrace)
     assert.ok(cutAt >= limit, `${path} was cut ${limit - cutAt} ms before its limit`)
     assert.ok(cutAt > stopAt)
   }

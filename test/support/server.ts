@@ -22,7 +22,7 @@ export interface Followed {
 
 export async function follow (t: Owner, listener: RequestListener, { realTurns = true } = {}): Promise<Followed> {
   const clock = new ManualClock({ realTurns })
-  const sockets = new Sockets(clock)
+  const sockets = new Sockets(clock, 4000)
   const requests = new Requests(clock, sockets.connections)
   const server = createServer(listener)
   sockets.track(server, requests.arrived)

@@ -1,12 +1,14 @@
 // What a deregistration strategy looks at, on a manual clock, with requests that only seem to be some.
 
 import { EventEmitter } from 'node:events'
-import { type IncomingMessage, type ServerResponse } from 'node:http'
+import { Server as HttpServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import { createServer as createHttp2Server } from 'node:http2'
 import { type Socket } from 'node:net'
 import { resolveConfig, type Environment } from '../../lib/config.js'
 import { Countdown } from '../../lib/countdown.js'
 import { type Waiting } from '../../lib/deregistration/waiting.js'
 import { Connection, kConnection } from '../../lib/exchange.js'
+import { type Sockets } from '../../lib/sockets.js'
 import { Requests } from '../../lib/requests.js'
 import { computeTimeline } from '../../lib/timeline.js'
 import { type FargateOptions } from '../../types/index.js'
@@ -33,17 +35,29 @@ export interface FakeTraffic {
 }
 
 /** Requests as `Requests` sees them. The real ones are in the tests of requests.ts and sockets.ts. */
-export function fakeTraffic (clock: ManualClock, requests: () => Requests, connections: Set<Connection>): FakeTraffic {
+export function fakeTraffic (clock: ManualClock, requests: () => Requests, connections: Set<Connection>, sockets?: Sockets): FakeTraffic {
+  const servers = ([1, 2] as const).map((version) => {
+    const server = version === 1 ? new HttpServer() : createHttp2Server()
+    // Node's own parsers want real sockets.
+    server.removeAllListeners('connection')
+    sockets?.track(server as HttpServer, () => {})
+    return server
+  })
   const connect = (httpVersionMajor: 1 | 2 = 1) => {
     const destroy = () => {
-      connections.delete(connection)
+      if (!connections.delete(connection)) return
       for (const { res } of connection.exchanges) close(res)
+      socket.emit('close')
     }
     const socket = Object.assign(new EventEmitter(), { remoteAddress: '10.0.0.1', parser: {}, destroy, destroySoon: destroy }) as unknown as Socket
-    const connection = new Connection(socket, clock.now(), httpVersionMajor === 2)
+    const connection = sockets === undefined ? new Connection(socket, clock.now(), httpVersionMajor === 2) : follow(socket, httpVersionMajor)
     Object.assign(socket, { [kConnection]: connection })
     connections.add(connection)
     return connection
+  }
+  const follow = (socket: Socket, httpVersionMajor: 1 | 2) => {
+    servers[httpVersionMajor - 1]!.emit('connection', socket)
+    return (socket as Socket & { [kConnection]: Connection })[kConnection]
   }
   return {
     connections,
@@ -51,7 +65,7 @@ export function fakeTraffic (clock: ManualClock, requests: () => Requests, conne
     request (connection, httpVersionMajor = 1) {
       connection ??= connect(httpVersionMajor)
       const req = { socket: connection.socket, url: '/?secret', method: 'GET', httpVersionMajor } as unknown as IncomingMessage
-      const res = Object.assign(new EventEmitter(), { req, destroyed: false, headersSent: false, writableFinished: false, shouldKeepAlive: true }) as unknown as ServerResponse
+      const res = Object.assign(new EventEmitter(), { req, destroyed: false, headersSent: false, writableFinished: false, shouldKeepAlive: true, writeHead () {} }) as unknown as ServerResponse
       requests().arrived(req, res)
       return {
         req,
