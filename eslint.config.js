@@ -50,7 +50,7 @@ function forbid (...bans) {
 }
 
 export default [
-  { ignores: ['**/dist', '.tap', '.matrix', 'coverage'] },
+  { ignores: ['**/dist', '.tap', '.matrix', '.stryker', 'coverage'] },
   ...neostandard({ ts: true }),
   {
     files: ['lib/**/*.ts', 'types/**/*.ts', 'test/**/*.ts'],

@@ -1,6 +1,5 @@
 // The server of connections.js: tells how long its event loop was stalled from the stop signal to the exit, and how much
 // memory the stop took on top.
-import { on, EventEmitter } from 'node:events'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
 import fastifySSE from '@fastify/sse'
@@ -12,7 +11,6 @@ const app = Fastify()
 await app.register(fastifyFargate, { deregistration: 'none' })
 await app.register(fastifyWebsocket)
 await app.register(fastifySSE)
-const bus = new EventEmitter().setMaxListeners(0)
 app.get('/', async () => ({ hello: 'world' }))
 app.get('/slow', async () => {
   await sleep(1000)
@@ -20,13 +18,12 @@ app.get('/slow', async () => {
 })
 app.get('/live', { websocket: true }, (client) => { client.send('hello') })
 app.get('/events', { sse: 'only' }, async (request, reply) => {
-  const signal = request.server.shutdown.closingSignal
+  const { closingSignal } = request.server.shutdown
+  const close = () => reply.sse.close()
   reply.sse.keepAlive()
-  signal.addEventListener('abort', () => reply.sse.close())
+  closingSignal.addEventListener('abort', close)
+  reply.sse.onClose(() => closingSignal.removeEventListener('abort', close))
   await reply.sse.send({ data: 'hello' })
-  try {
-    for await (const [data] of on(bus, 'news', { signal })) await reply.sse.send({ data })
-  } catch {}
 })
 
 const delay = monitorEventLoopDelay({ resolution: 5 })

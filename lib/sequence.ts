@@ -172,8 +172,9 @@ export class Sequence {
     const { closing, countdown, lifecycle, log, requests, sockets } = this.#parts
     this.#drainEnded = drainEnded
     this.#drainedAfterMs = countdown.elapsed()
-    // Somebody else may have called fastify.close() meanwhile.
-    if (lifecycle.state !== 'closing') {
+    // Somebody else may have called fastify.close() meanwhile: preClose() has told the WebSocket clients.
+    const isClosing = lifecycle.state === 'closing'
+    if (!isClosing) {
       log.info(`closing, ${inSeconds(this.#drainedAfterMs)} after ${this.#reason}: ${drainEnded}. ${requests.inFlight} in flight`)
       lifecycle.move('closing', drainEnded)
     }
@@ -182,7 +183,7 @@ export class Sequence {
     closing.abort(new Error(`The service closes: ${drainEnded}`))
     this.#runHooks('onClosing')
     // fastify.close() has @fastify/websocket close all of its clients, without a code.
-    await settledBefore(countdown.deadline, Promise.all([released, this.#tellWebSockets(true)]))
+    await settledBefore(countdown.deadline, Promise.all([released, isClosing || this.#tellWebSockets(true)]))
   }
 
   /** At the pace that was asked for; at the abort mark at the latest. */

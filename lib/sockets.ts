@@ -68,9 +68,9 @@ export class Sockets {
     socket.once('close', () => { this.#handshaking.delete(socket) })
   }
 
-  readonly #secured = (socket: TLSSocket & { _parent?: Socket }): void => {
+  readonly #secured = (socket: TLSSocket & { _parent?: Socket | null }): void => {
     // Nothing public leads from one to the other. Where this is gone, too, no handshake is known rather than a wrong one.
-    if (socket._parent === undefined) this.#handshaking.clear()
+    if (socket._parent == null) this.#handshaking.clear()
     else this.#handshaking.delete(socket._parent)
     this.#connected(socket, socket.alpnProtocol === 'h2')
   }

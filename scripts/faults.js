@@ -49,7 +49,7 @@ const faults = [
   ['WebSocket clients are told while draining, whatever the setting',
     'lib/sequence.ts', "if (config.websocketClose === 'draining') void", 'void'],
   ['fastify.close() does not wait until WebSocket clients have been told',
-    'lib/sequence.ts', 'Promise.all([released, this.#tellWebSockets(true)])', 'released)\n    void (this.#tellWebSockets(true)'],
+    'lib/sequence.ts', 'Promise.all([released, isClosing || this.#tellWebSockets(true)])', 'released)\n    void (isClosing || this.#tellWebSockets(true)'],
   ['a WebSocket client has no time to answer its close frame',
     'lib/timeline.ts', 'goodbyeGrace: ms(config.closeReserve / 2)', 'goodbyeGrace: 0'],
   ['requests before the signal count as served while draining',

@@ -176,6 +176,7 @@ t.test('what is cut', async (t) => {
     exchange.res.write('begun')
     await client.until(/begun/)
     cut(exchange)
+    t.equal(exchange.connection.socket.destroyed, true, 'at once: its client may not read')
     await closed
     t.equal(isWhole(exchange.res), false)
     await client.ended

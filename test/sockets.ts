@@ -1,6 +1,6 @@
 import { createServer, type ServerResponse } from 'node:http'
 import { createServer as createTlsServer } from 'node:https'
-import { type AddressInfo, type Socket } from 'node:net'
+import { type AddressInfo, Socket } from 'node:net'
 import { Duplex } from 'node:stream'
 import t from 'tap'
 import { Sockets } from '../lib/sockets.js'
@@ -226,6 +226,19 @@ t.test('releaseAll', async (t) => {
       }
       t.equal(await client.ended, '')
     }
+  })
+
+  t.test('where Node does not tell which handshake is done, none is ended rather than a wrong one', async (t) => {
+    const sockets = new Sockets(new ManualClock(), 4000)
+    const server = createTlsServer()
+    server.removeAllListeners('connection').removeAllListeners('secureConnection')
+    sockets.track(server, () => {})
+    const raw = new Socket()
+    const secured = new Socket()
+    server.emit('connection', raw)
+    server.emit('secureConnection', secured)
+    sockets.destroyAll()
+    t.strictSame([raw.destroyed, secured.destroyed], [false, true])
   })
 
   t.test('a second one changes nothing', async (t) => {

@@ -124,12 +124,14 @@ for (const [mode, env, moved] of MODES) {
     const good = (await connect(t, service.port)).get('/held/good')
     const slow = await connect(t, service.port)
     slow.get('/buffer')
+    await slow.seen(/\r\n\r\n/)
+    slow.socket.pause()
     const wires = [...await misbehave(t, service), ...await stall(t, service)]
-    await Promise.all([holds(service, 'good'), slow.seen(/\r\n\r\n/).then(() => { slow.socket.pause() })])
+    await holds(service, 'good')
     service.kill('SIGTERM')
     await service.line(moved)
     if (mode === 'draining') {
-      // Of no interest to whoever came after the signal.
+      // Whoever comes after the signal is served beside them.
       const fresh = (await connect(t, service.port)).get('/plain/fresh')
       t.equal(await fresh.ended, 'FIN')
       t.strictSame(fresh.statuses, [200])

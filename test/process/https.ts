@@ -34,7 +34,7 @@ t.test('requests in flight are answered with connection: close; idle connections
   service.send('h')
   service.send('s')
   t.strictSame([await held.ended, await stream.ended], ['FIN', 'FIN'])
-  t.match(held.text, /^HTTP\/1\.1 200 OK\r\n[^]*\r\nconnection: close\r\n[^]*h is answered$/i)
+  t.match(held.text, /^HTTP\/1\.1 200 OK\r\n(?:[^]*\r\n)?connection: close\r\n[^]*h is answered$/i)
   t.match(stream.text, /begun, [^]*ended\r\n0\r\n\r\n$/, 'with its last chunk')
   const exit = await service.exited
   endedWell(t, exit)
@@ -79,7 +79,7 @@ t.test('while draining a handshake that was begun before the signal is completed
   const fresh = (await connectTls(t, service.port)).get('/health/ready')
 
   t.strictSame([await wire.ended, await kept.ended, await fresh.ended], ['FIN', 'FIN', 'FIN'])
-  for (const { text } of [wire, kept]) t.match(text, /HTTP\/1\.1 200 OK\r\n[^]*\r\nconnection: close\r\n[^]*(early|kept)$/i)
+  for (const { text } of [wire, kept]) t.match(text, /HTTP\/1\.1 200 OK\r\n(?:[^]*\r\n)?connection: close\r\n[^]*(early|kept)$/i)
   t.match(fresh.text, /^HTTP\/1\.1 503 [^]*draining/, 'and readiness says 503')
   // It has seen the answers of others come and go.
   t.match(await idle.get('/plain/idle').ended, 'FIN')

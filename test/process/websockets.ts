@@ -268,6 +268,7 @@ t.test('and are cut at the limit for streams if they do not answer', beside(), a
   t.ok(exitedAtMs >= SHORT_STREAM_LIMIT_MS)
   t.ok(exitedAtMs < SHORT_STOP_TIMEOUT_MS)
   t.match(report, { cutCount: 1, cut: [{ kind: 'connection', name: 'an upgraded connection' }] })
+  t.match(lines.find(names)?.msg, /^the limit for streams of 1\.88 s is reached; cut off: an upgraded connection \(/)
   t.ok(lines.some(hasClosed), 'onClose has run')
 })
 
