@@ -77,3 +77,16 @@ t.test('the pauses between arrivals add up to the usual one', async (t) => {
   const usual = arrivals.usualPause(100)!
   t.ok(usual >= 100 && usual <= 119, `${usual} ms, rounded up by at most 19 %`)
 })
+
+t.test('a pause counts once, however often the usual one is asked for', async (t) => {
+  const { arrivals, clock } = make()
+  const comes = (pauseMs: number) => {
+    clock.skip(pauseMs)
+    arrivals.came(clock.now(), {})
+  }
+  for (let i = 0; i <= 1000; i++) comes(100)
+  const usual = arrivals.usualPause(100)
+  // Not quite 1 % of the time: too rare to count, unless it is counted twice.
+  comes(900)
+  for (let i = 0; i < 3; i++) t.equal(arrivals.usualPause(100), usual)
+})
