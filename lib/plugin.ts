@@ -101,7 +101,7 @@ export function createPlugin (surroundings: () => Surroundings): FastifyPluginAs
         },
         addServer (server) {
           if (!speaksHttp(server)) throw new FARGATE_ERR_BAD_SERVER(show(server))
-          sockets.track(server, requests.arrived)
+          sockets.track(server as Server, requests.arrived)
         },
         onDraining: (hook) => { hooks.add('onDraining', hook) },
         onClosing: (hook) => { hooks.add('onClosing', hook) }
@@ -173,8 +173,8 @@ export function createPlugin (surroundings: () => Surroundings): FastifyPluginAs
 }
 
 /** node:http and node:https have the one method, node:http2 has the other. */
-function speaksHttp (server: Server & { updateSettings?: unknown }): boolean {
-  return server instanceof NetServer && (typeof server.closeIdleConnections === 'function' || typeof server.updateSettings === 'function')
+function speaksHttp (server: unknown): boolean {
+  return server instanceof NetServer && ('closeIdleConnections' in server || 'updateSettings' in server)
 }
 
 /** Fastify's null logger is one function for every level; any other logger has somebody who reads it. */

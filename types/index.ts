@@ -2,7 +2,9 @@
  * The public contract of fastify-fargate: what goes in (options), what can be watched (states, the decorator) and what
  * comes out (the shutdown report). Types only; the code is in lib/.
  */
-import type { Server } from 'node:http'
+import type { Server as HttpServer } from 'node:http'
+import type { Http2SecureServer, Http2Server } from 'node:http2'
+import type { Server as HttpsServer } from 'node:https'
 import type { FastifyInstance } from 'fastify'
 
 /**
@@ -292,7 +294,7 @@ export interface Shutdown {
    * Another listener whose requests go to `fastify.routing`: it is drained and closed like Fastify's own. Before it
    * listens, or at least before it has a connection.
    */
-  addServer (server: Server): void
+  addServer (server: HttpServer | HttpsServer | Http2Server | Http2SecureServer): void
   /** Runs when draining begins: stop taking in. Its promise is awaited before `fastify.close()`. */
   onDraining (hook: StopHook): void
   /** Runs when closing begins, beside the requests in flight. Its promise is awaited before `fastify.close()`. */

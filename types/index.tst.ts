@@ -1,3 +1,6 @@
+import { createServer } from 'node:http'
+import { createServer as createHttp2Server } from 'node:http2'
+import { createServer as createHttpsServer } from 'node:https'
 import Fastify from 'fastify'
 import fargate, { fastifyFargate, type FargateOptions, type ShutdownReport, type State } from 'fastify-fargate'
 import { expect, test } from 'tstyche'
@@ -24,4 +27,22 @@ test('every option may be left out', () => {
 
 test('the report is an object', () => {
   expect<ShutdownReport>().type.toBeAssignableTo<object>()
+})
+
+test('WebSocket settings are what the README says', () => {
+  expect<FargateOptions>().type.toBeAssignableFrom({ websocketClose: 'draining' as const, websocketPace: '10s' })
+  expect<FargateOptions>().type.not.toBeAssignableFrom({ websocketClose: 'later' })
+})
+
+test('streams listen to a signal, and further listeners may be added', () => {
+  const { shutdown } = Fastify()
+  expect(shutdown.closingSignal).type.toBe<AbortSignal>()
+  expect(shutdown.addServer).type.toBeCallableWith(createServer())
+  expect(shutdown.addServer).type.toBeCallableWith(createHttp2Server())
+  expect(shutdown.addServer).type.toBeCallableWith(createHttpsServer())
+  expect(shutdown.addServer).type.not.toBeCallableWith({})
+})
+
+test('a holder is of a kind that can be told apart', () => {
+  expect<ShutdownReport['cut'][number]['kind']>().type.toBe<'request' | 'response' | 'stream' | 'websocket' | 'connection' | 'hook'>()
 })
