@@ -393,3 +393,38 @@ t.test('there is one coordinator a process, also for two copies of the package',
   t.equal(processCoordinator(new FakeHost(clock), clock), first)
   t.equal(shared[key], first)
 })
+
+t.test('isExiting: from the first stop that ends the process', async (t) => {
+  const { coordinator, host, join } = make()
+  join()
+  t.equal(coordinator.isExiting, false)
+  host.emit('SIGTERM')
+  t.equal(coordinator.isExiting, true)
+})
+
+t.test('SIGINT waits for the load balancer where it is the stop signal of one of several instances', async (t) => {
+  const { host, join } = make()
+  const [one, other] = [join({ stopSignal: 'SIGINT' }), join()]
+  host.emit('SIGINT')
+  for (const { told } of [one, other]) t.strictSame(told, [stop('SIGINT', true)])
+})
+
+t.test('a crash with `exit` gives the log twice the time that it may take', async (t) => {
+  const { host, join } = make()
+  join({ crash: 'exit' })
+  host.emit('uncaughtException', new Error('crash'))
+  t.strictSame(host.limits, [1000])
+})
+
+t.test('the coordinator of a process is one, whoever asks for it, and works', async (t) => {
+  const clock = new ManualClock()
+  const host = new FakeHost(clock)
+  const key = Symbol.for('fastify-fargate.coordinator')
+  const before = (globalThis as Record<symbol, unknown>)[key]
+  t.teardown(() => { (globalThis as Record<symbol, unknown>)[key] = before })
+  delete (globalThis as Record<symbol, unknown>)[key]
+  const one = processCoordinator(host, clock)
+  t.ok(one instanceof Coordinator)
+  t.equal(processCoordinator(new FakeHost(clock), clock), one)
+  t.equal((globalThis as Record<symbol, unknown>)[key], one)
+})

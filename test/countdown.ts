@@ -121,7 +121,7 @@ t.test('any number of listeners on a mark is no leak', async (t) => {
   const warnings: Error[] = []
   const warned = (warning: Error) => { warnings.push(warning) }
   process.on('warning', warned)
-  for (const mark of [made.drainLimit, made.abort, made.deadline]) {
+  for (const mark of [made.drainLimit, made.abort, made.streamLimit, made.deadline]) {
     for (let i = 0; i < 20; i++) mark.addEventListener('abort', () => {})
   }
   // A warning is emitted on the next tick.
@@ -138,6 +138,16 @@ t.test('settledBefore', async (t) => {
     const { signal } = new AbortController()
     t.equal(await settledBefore(signal, Promise.resolve()), true)
     t.equal(await settledBefore(signal, failed()), true)
+  })
+
+  t.test('a promise that settles later, but before the signal: true', async (t) => {
+    const controller = new AbortController()
+    let resolve!: () => void
+    const outcome = settledBefore(controller.signal, new Promise<void>((settle) => { resolve = settle }))
+    await turnOfEventLoop()
+    resolve()
+    t.equal(await outcome, true)
+    controller.abort()
   })
 
   t.test('a signal that comes first: false', async (t) => {

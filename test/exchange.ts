@@ -267,7 +267,7 @@ t.test('a holder', async (t) => {
 
 t.test('insistOnClose', async (t) => {
   /** The headers of an answer that was made to be the last one. */
-  const headersOf = async (t: Test, answer: (res: ServerResponse) => void, isLast = true) => {
+  const headersOf = async (t: Test, answer: (res: ServerResponse) => void, { isLast = true, statusMessage = 'OK' } = {}) => {
     const server = createServer((_req, res) => {
       res.shouldKeepAlive = !isLast
       insistOnClose(res)
@@ -277,6 +277,7 @@ t.test('insistOnClose', async (t) => {
     client.get('/')
     const head = (await client.until(/\r\n\r\n/)).split('\r\n\r\n', 1)[0]!
     client.socket.destroy()
+    t.equal(/^HTTP\/1\.1 \d+ (.*)/.exec(head)![1], statusMessage)
     return head.split('\r\n').slice(1).filter((line) => !/^date:/i.test(line)).map((line) => line.toLowerCase()).sort()
   }
   const LAST = ['connection: close', 'content-length: 1', 'x-more: 1']
@@ -292,15 +293,24 @@ t.test('insistOnClose', async (t) => {
   }
   for (const [how, answer] of Object.entries(answers)) {
     t.test(`what the handler says of the connection ${how} does not count`, async (t) => {
-      t.strictSame(await headersOf(t, answer), LAST)
+      t.strictSame(await headersOf(t, answer, { statusMessage: how === 'behind a status message' ? 'Fine' : 'OK' }), LAST)
     })
   }
 
   t.test('of a response that is not the last one nothing is changed', async (t) => {
-    t.strictSame(await headersOf(t, answers['in an object']!, false), ['connection: keep-alive', 'content-length: 1', 'keep-alive: timeout=5', 'x-more: 1'])
+    t.strictSame(await headersOf(t, answers['in an object']!, { isLast: false }), ['connection: keep-alive', 'content-length: 1', 'keep-alive: timeout=5', 'x-more: 1'])
   })
 
   t.test('a switch of protocols is left alone', async (t) => {
-    t.strictSame(await headersOf(t, (res) => { res.writeHead(101, { connection: 'Upgrade', upgrade: 'echo', 'x-more': '1' }).end() }), ['connection: upgrade', 'upgrade: echo', 'x-more: 1'])
+    t.strictSame(await headersOf(t, (res) => { res.writeHead(101, { connection: 'Upgrade', upgrade: 'echo', 'x-more': '1' }).end() }, { statusMessage: 'Switching Protocols' }), ['connection: upgrade', 'upgrade: echo', 'x-more: 1'])
   })
+})
+
+t.test('hadParser: whether HTTP/1.1 was ever spoken on a connection', async (t) => {
+  const socket = new Socket()
+  t.equal(new Connection(socket, 0, false).hadParser, false)
+  for (const parser of [undefined, null]) t.equal(new Connection(Object.assign(new Socket(), { parser }), 0, false).hadParser, false)
+  const connection = new Connection(Object.assign(socket, { parser: {} }), 0, false)
+  Object.assign(socket, { parser: null })
+  t.equal(connection.hadParser, true, 'also when Node has taken it away since')
 })
