@@ -83,9 +83,11 @@ export function insistOnClose (res: ServerResponse): void {
   }
 }
 
-/** Headers as `writeHead` takes them: an object, or an array of names and values in turns. */
+/** Headers as `writeHead` takes them: an object, an array of names and values in turns, or one of pairs. */
 function withoutConnection (headers: unknown): unknown {
   const isOther = (name: unknown) => !['connection', 'keep-alive'].includes(String(name).toLowerCase())
+  // Once a header is set Node takes pairs no longer.
+  if (Array.isArray(headers) && Array.isArray(headers[0])) return withoutConnection(headers.flat())
   if (Array.isArray(headers)) return headers.filter((_, index) => isOther(headers[index - index % 2]))
   if (typeof headers !== 'object' || headers === null) return headers
   return Object.fromEntries(Object.entries(headers).filter(([name]) => isOther(name)))

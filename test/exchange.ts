@@ -285,6 +285,7 @@ t.test('insistOnClose', async (t) => {
   const answers: Record<string, (res: ServerResponse) => void> = {
     'in an object': (res) => { res.writeHead(200, { 'content-length': 1, Connection: 'keep-alive', 'Keep-Alive': 'timeout=5', 'x-more': '1' }).end('x') },
     'in an array': (res) => { res.writeHead(200, ['content-length', '1', 'Connection', 'keep-alive', 'keep-alive', 'timeout=5', 'x-more', '1']).end('x') },
+    'in pairs': (res) => { res.writeHead(200, [['content-length', '1'], ['Connection', 'keep-alive'], ['x-more', '1']] as unknown as string[]).end('x') },
     'behind a status message': (res) => { res.writeHead(200, 'Fine', { 'content-length': 1, connection: 'keep-alive', 'x-more': '1' }).end('x') },
     'set one by one': (res) => {
       res.setHeader('connection', 'keep-alive').setHeader('keep-alive', 'timeout=5').setHeader('content-length', 1).setHeader('x-more', '1')

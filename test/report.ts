@@ -1,8 +1,9 @@
 import { channel } from 'node:diagnostics_channel'
 import { type FastifyInstance } from 'fastify'
 import t from 'tap'
-import { inSeconds, listHolders, publishReport, publishState, summary } from '../lib/report.js'
+import { inSeconds, listHolders, makeReport, publishReport, type Facts, publishState, summary } from '../lib/report.js'
 import { type Holder, type ShutdownReport } from '../types/index.js'
+import { computeTimeline } from '../lib/timeline.js'
 import { memoryLog } from './support/log.js'
 
 const clean: ShutdownReport = {
@@ -43,7 +44,7 @@ t.test('ten holders are named, the others are counted', async (t) => {
   t.equal(listHolders([]), '')
   t.equal(listHolders(holders.slice(0, 10)).split(', ').length, 10)
   t.notMatch(listHolders(holders.slice(0, 10)), 'more')
-  t.match(listHolders(holders), /GET \/9 \(1 s\) and 2 more$/)
+  t.match(listHolders(holders), /^GET \/0 \(1 s\), GET \/1 \(1 s\), .*, GET \/9 \(1 s\) and 2 more$/)
 })
 
 t.test('holders of one name are one, with their number and the oldest', async (t) => {
@@ -76,4 +77,57 @@ t.test('the report goes to the channel fastify-fargate.report, the state to fast
     ['fastify-fargate.state', { fastify, from: 'ready', to: 'draining', reason: 'SIGTERM' }],
     ['fastify-fargate.report', { fastify, report: clean }]
   ])
+})
+
+t.test('makeReport', async (t) => {
+  const facts: Facts = {
+    reason: 'SIGTERM',
+    drainEnded: 'no request for 3 s',
+    isDrainedBySilence: false,
+    drainedAfterMs: 3000.4,
+    finishedAfterMs: 3010.6,
+    totalMs: 3015.8,
+    inFlightAtSignal: 2,
+    servedWhileDraining: 12,
+    lastAfterMs: undefined,
+    cut: [],
+    cutCount: 0,
+    errors: [],
+    timeline: computeTimeline({ stopTimeout: 30, deregistrationDelay: 20, margin: 2, closeReserve: 8, abortGrace: 2.8 })
+  }
+
+  t.test('the durations follow each other, in whole milliseconds', async (t) => {
+    t.strictSame(makeReport(facts), {
+      reason: 'SIGTERM',
+      exitCode: 0,
+      order: 'unknown',
+      drainEnded: 'no request for 3 s',
+      durations: { drainingMs: 3000, closingMs: 10, closeMs: 5, totalMs: 3016 },
+      requests: { inFlightAtSignal: 2, servedWhileDraining: 12, lastAfterMs: null },
+      cut: [],
+      cutCount: 0,
+      errors: [],
+      stopTimeoutMs: 30_000,
+      deadlineMs: 28_000
+    })
+  })
+
+  t.test('a request after the signal is what tells the order, whatever ended draining', async (t) => {
+    t.match(makeReport({ ...facts, lastAfterMs: 20.4, isDrainedBySilence: true }), { order: 'signal-first', requests: { lastAfterMs: 20 } })
+    for (const lastAfterMs of [undefined, -4000, 0]) {
+      t.match(makeReport({ ...facts, lastAfterMs }), { order: 'unknown', requests: { lastAfterMs: null } })
+      t.match(makeReport({ ...facts, lastAfterMs, isDrainedBySilence: true }), { order: 'deregistered-first', requests: { lastAfterMs: null } })
+    }
+  })
+
+  t.test('what was cut or failed makes the exit code 1, and is in it', async (t) => {
+    t.match(makeReport({ ...facts, cut: [holder], cutCount: 1 }), { exitCode: 1, cut: [holder], cutCount: 1 })
+    const errors = [{ where: 'fastify.close()', message: 'no' }]
+    t.match(makeReport({ ...facts, errors }), { exitCode: 1, errors })
+  })
+
+  t.test('a clean one says nothing of what was lost', async (t) => {
+    t.match(summary(makeReport({ ...facts, cut: [holder], cutCount: 1 })), /exit code 1: cut: GET \/reports\/:id \(req-7, 12\.35 s\)$/)
+    t.match(summary(makeReport({ ...facts, errors: [{ where: 'x', message: 'y' }] })), /exit code 1: failed: x \(y\)$/)
+  })
 })
