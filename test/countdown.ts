@@ -143,7 +143,7 @@ t.test('settledBefore', async (t) => {
   t.test('a promise that settles later, but before the signal: true', async (t) => {
     const controller = new AbortController()
     let resolve!: () => void
-    const outcome = settledBefore(controller.signal, new Promise<void>((settle) => { resolve = settle }))
+    const outcome = settledBefore(controller.signal, new Promise<void>((_resolve) => { resolve = _resolve }))
     await turnOfEventLoop()
     resolve()
     t.equal(await outcome, true)

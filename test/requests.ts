@@ -787,3 +787,76 @@ t.test('requests that are no traffic leave no trace in the usual pause', async (
     t.ok(requests.usualPause(0)! >= 100 && requests.usualPause(0)! < 120, `${requests.usualPause(0)}`)
   })
 })
+
+t.test('cutStreams', async (t) => {
+  t.test('cuts what may go on for ever, with what waits behind it on its connection, and nothing else', async (t) => {
+    const handler = calls<ServerResponse>()
+    const { port, requests, clock } = await follow(t, (_req, res) => { handler.call(res) })
+    const begin = async (path: string, answer: (res: ServerResponse) => void, client?: Awaited<ReturnType<typeof connect>>) => {
+      client ??= await connect(t, port)
+      client.get(path)
+      const res = await handler.next()
+      answer(res)
+      clock.skip(1000)
+      return { client, res }
+    }
+    requests.drain()
+    const stream = await begin('/stream', (res) => { res.write('begun') })
+    await stream.client.until(/begun/)
+    const waiting = await begin('/waiting', () => {})
+    const finite = await begin('/finite', (res) => {
+      res.writeHead(200, { 'content-length': 6 })
+      res.write('beg')
+    })
+    await begin('/behind', () => {}, stream.client)
+
+    t.match(requests.cutStreams(), [
+      { kind: 'stream', name: 'GET /stream', path: '/stream', ageMs: 4000 },
+      { kind: 'request', name: 'GET /behind', path: '/behind', ageMs: 1000 }
+    ])
+    t.match(await stream.client.ended, /begun\r\n$/, 'without its last chunk')
+    waiting.res.end('answered')
+    finite.res.end('ins')
+    t.match(await waiting.client.ended, /answered$/)
+    t.match(await finite.client.ended, /begins$/)
+    t.strictSame(requests.cutStreams(), [])
+  })
+
+  t.test('of a session of HTTP/2 only the stream goes', async (t) => {
+    const { requests, traffic } = make()
+    const connection = traffic.connect(2)
+    const cut: string[] = []
+    const answers = ['/endless', '/other'].map((name) => {
+      const answer = traffic.request(connection, 2)
+      return Object.assign(answer.res, { stream: { rstCode: 0, sentHeaders: {}, close: () => { cut.push(name) } } })
+    })
+    requests.drain()
+    Object.assign(answers[0]!, { headersSent: true })
+    t.equal(requests.cutStreams().length, 1)
+    t.strictSame(cut, ['/endless'])
+    t.equal(connection.socket.destroyed, undefined, 'the fake one was left alone')
+  })
+})
+
+t.test('holders come oldest first, whatever the order of their connections', async (t) => {
+  const { clock, requests, traffic } = make()
+  const [one, two, three] = [traffic.connect(), traffic.connect(), traffic.connect()]
+  for (const connection of [two, three, one]) {
+    traffic.request(connection)
+    clock.skip(100)
+  }
+  requests.drain()
+  t.strictSame(requests.holders().map(({ ageMs }) => ageMs), [280, 180, 80])
+})
+
+t.test('what never came over a connection is nobody\'s request, also where it has no socket at all', async (t) => {
+  const { requests } = make()
+  for (const raw of [{}, { socket: {} }] as IncomingMessage[]) {
+    t.doesNotThrow(() => {
+      requests.name({ raw } as FastifyRequest)
+      requests.ignore(raw)
+      requests.probed(raw)
+    })
+  }
+  t.equal(requests.hasBeenProbed, false)
+})
