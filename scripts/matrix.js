@@ -1,4 +1,5 @@
 // The tests with real processes, on other versions of Node and Fastify. Each version is installed into .matrix/.
+// `npm run test:matrix -- 26 5.0.0`: only Node 26, and Fastify 5.0.0.
 // A fixture loads the Fastify that it is given: `await import(process.env.FASTIFY_ENTRY ?? 'fastify')`.
 
 import { execFileSync, spawnSync } from 'node:child_process'
@@ -60,7 +61,8 @@ function run ({ node, fastify }) {
   return { title, passed, failed, skipped, seconds: Math.round((performance.now() - start) / 1000), ok }
 }
 
-const results = runs.map(run)
+const wanted = process.argv.slice(2)
+const results = runs.filter(({ node, fastify }) => wanted.length === 0 || wanted.includes(node) || (node === undefined && wanted.includes(fastify))).map(run)
 console.log()
 console.table(Object.fromEntries(results.map(({ title, ...result }) => [title, result])))
 process.exitCode = results.every(({ ok }) => ok) ? 0 : 1
