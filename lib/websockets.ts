@@ -121,6 +121,8 @@ export class WebSockets {
       }
       this.onCut(this.#holder(known))
       this.#told.delete(known)
+      // Its 'close' may be late, and nobody is to be cut twice.
+      this.#clients.delete(known.client)
       known.client.terminate()
     }
   }

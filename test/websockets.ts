@@ -438,3 +438,20 @@ t.test('terminateAll cuts everyone, also who was not told yet, and leaves no tim
   t.strictSame(cut, [], 'whoever asks for it names them')
   t.equal(clock.pending, 0)
 })
+
+t.test('who was cut is no holder any more, though its close is late', async (t) => {
+  const clock = new ManualClock()
+  const webSockets = new WebSockets(clock, 4000)
+  const cut: Holder[] = []
+  webSockets.onCut = (holder) => { cut.push(holder) }
+  const server = new EventEmitter()
+  webSockets.track(server)
+  let terminated = 0
+  server.emit('connection', { close () {}, terminate () { terminated++ }, once () {} }, { url: '/late' })
+  await webSockets.announce(0, new AbortController().signal, true)
+  await clock.advance(4000)
+  t.equal(cut.length, 1)
+  t.strictSame(webSockets.holders(), [])
+  webSockets.terminateAll()
+  t.equal(terminated, 1)
+})
