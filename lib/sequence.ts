@@ -59,7 +59,7 @@ export class Sequence {
   #finishedAfterMs = 0
   #running: Promise<ShutdownReport> | undefined
   #result: ShutdownReport | undefined
-  #closing: Promise<boolean> | undefined
+  #closing: Promise<void> | undefined
 
   constructor (parts: SequenceParts) {
     this.#parts = parts
@@ -208,12 +208,9 @@ export class Sequence {
     }
   }
 
-  /** `fastify.close()`: preClose hooks, the server, onClose hooks. Resolves in every case, to whether it succeeded. */
-  #close (): Promise<boolean> {
-    this.#closing ??= this.#parts.fastify.close().then(() => true, (error: unknown) => {
-      this.fail('fastify.close()', error)
-      return false
-    })
+  /** `fastify.close()`: preClose hooks, the server, onClose hooks. Resolves in every case. */
+  #close (): Promise<void> {
+    this.#closing ??= this.#parts.fastify.close().then(() => {}, (error: unknown) => { this.fail('fastify.close()', error) })
     return this.#closing
   }
 

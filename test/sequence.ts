@@ -17,7 +17,7 @@ import { memoryLog } from './support/log.js'
 import { fakeTraffic } from './support/waiting.js'
 
 /** A sequence with all of its parts; only the sockets and Fastify's own close are none. */
-function make (options: FargateOptions = {}, { isListening = true, pluginTimeout = 10_000 } = {}) {
+function make (options: FargateOptions = {}, { isListening = true, pluginTimeout = 10_000, forceCloseConnections = 'idle' as boolean | 'idle' } = {}) {
   const clock = new ManualClock()
   const memory = memoryLog()
   const config = resolveConfig(options, {})
@@ -38,10 +38,21 @@ function make (options: FargateOptions = {}, { isListening = true, pluginTimeout
   const webSockets = new WebSockets(clock, timeline.goodbyeGrace)
   const holders = new Holders({ hooks, log: memory.log, requests, sockets, webSockets })
   const state = { left: 0, closes: 0 }
+  /** How WebSocket clients and connections were told to go; `until` is what that waits for. */
+  const farewells: { webSockets: unknown[], sockets: boolean[], until: Promise<void> } = { webSockets: [], sockets: [], until: Promise.resolve() }
+  webSockets.announce = (windowMs, hurry, isLast) => {
+    farewells.webSockets.push({ windowMs, isLast, hurries: hurry === countdown.abort, state: lifecycle.state })
+    return farewells.until
+  }
+  const releaseAll = sockets.releaseAll.bind(sockets)
+  sockets.releaseAll = (takeOver) => {
+    farewells.sockets.push(takeOver)
+    return releaseAll(takeOver)
+  }
   /** What the application does in its own hooks. */
   const application: { onClose: () => Promise<void> | void } = { onClose () {} }
   const fastify = {
-    initialConfig: { pluginTimeout },
+    initialConfig: { forceCloseConnections, pluginTimeout },
     // As avvio does it: later, and once.
     close: async () => {
       state.closes++
@@ -63,7 +74,7 @@ function make (options: FargateOptions = {}, { isListening = true, pluginTimeout
     void sequence.run({ reason, waits }).then((report) => { outcome.report = report })
     return outcome
   }
-  return { ...memory, application, clock, countdown, fastify, hooks, intake, lifecycle, moves, requests, run, sequence, sockets, state, timeline, traffic }
+  return { ...memory, application, clock, closing, countdown, farewells, fastify, hooks, intake, lifecycle, moves, requests, run, sequence, sockets, state, timeline, traffic }
 }
 
 const never = () => new Promise<void>(() => {})
@@ -165,11 +176,11 @@ t.test('a stop', async (t) => {
   })
 
   t.test('a second call returns the same promise', async (t) => {
-    const { clock, sequence, state } = make({ deregistration: 'delay' })
+    const { clock, sequence, state } = make({ deregistration: 'delay', deregistrationDelay: 10 })
     const first = sequence.run({ reason: 'SIGTERM', waits: true })
     t.equal(sequence.run({ reason: 'again', waits: true }), first)
     await clock.advance(20_000)
-    t.match(await first, { reason: 'SIGTERM' })
+    t.match(await first, { reason: 'SIGTERM', drainEnded: 'the whole deregistration delay of 10 s was waited for' })
     t.equal(state.closes, 1)
   })
 
@@ -297,13 +308,14 @@ t.test('hooks', async (t) => {
   })
 
   t.test('one that fails is named in the report, and the stop goes on with exit code 1', async (t) => {
-    const { clock, hooks, run, state, of } = make({ deregistration: 'none' })
+    const { clock, hooks, run, state, of, lines } = make({ deregistration: 'none' })
     hooks.add('onClosing', async function flush () { throw Object.assign(new Error('disk full'), { code: 'ENOSPC' }) })
     const outcome = run()
     await clock.settle()
     t.equal(state.closes, 1)
     t.match(outcome.report, { exitCode: 1, cut: [], errors: [{ where: 'onClosing hook flush', message: 'disk full', code: 'ENOSPC' }] })
     t.match(of('error'), ['onClosing hook flush: disk full. The exit code will be 1', /^stopped 0 s after SIGTERM/])
+    t.match(lines.find(({ level }) => level === 'error'), { err: { code: 'ENOSPC' } })
   })
 
   t.test('one that hangs is told at the abort mark, and named and left at the deadline', async (t) => {
@@ -384,6 +396,131 @@ t.test('the deadline', async (t) => {
   })
 })
 
+t.test('a hook that blocks the event loop', async (t) => {
+  t.test('holds its deadline\'s timer too, and is named all the same', async (t) => {
+    const { application, clock, run } = make({ deregistration: 'none' })
+    const { now } = clock
+    application.onClose = () => { t.intercept(clock, 'now', { value: () => now() + 28_000 }) }
+    const outcome = run()
+    await clock.settle()
+    t.match(outcome.report, { exitCode: 1, cut: [{ kind: 'hook', name: 'a preClose or onClose hook', ageMs: 28_000 }] })
+  })
+})
+
+t.test('connections and WebSocket clients', async (t) => {
+  t.test('are told to go when closing begins, before fastify.close(), which waits for both', async (t) => {
+    const { clock, closing, farewells, run, sockets, state } = make({ deregistration: 'delay', deregistrationDelay: 1, websocketPace: 3 })
+    let isReleased!: () => void
+    sockets.releaseAll = () => new Promise<void>((resolve) => { isReleased = resolve })
+    let isTold!: () => void
+    farewells.until = new Promise((resolve) => { isTold = resolve })
+    run()
+    await clock.advance(999)
+    t.strictSame(farewells.webSockets, [])
+    t.equal(closing.signal.aborted, false)
+    await clock.advance(1)
+    t.strictSame(farewells.webSockets, [{ windowMs: 3000, isLast: true, hurries: true, state: 'closing' }])
+    t.match(closing.signal.reason, { message: 'The service closes: the whole deregistration delay of 1 s was waited for' })
+    isReleased()
+    await clock.settle()
+    t.equal(state.closes, 0)
+    isTold()
+    await clock.settle()
+    t.equal(state.closes, 1)
+    t.equal(farewells.webSockets.length, 1, 'once')
+  })
+
+  t.test('fastify.close() waits for connections too that are told to go', async (t) => {
+    const { clock, run, sockets, state } = make({ deregistration: 'none' })
+    let isReleased!: () => void
+    sockets.releaseAll = () => new Promise<void>((resolve) => { isReleased = resolve })
+    run()
+    await clock.settle()
+    t.equal(state.closes, 0)
+    isReleased()
+    await clock.settle()
+    t.equal(state.closes, 1)
+  })
+
+  t.test('the plugin closes the connections itself', async (t) => {
+    const { clock, farewells, run } = make({ deregistration: 'none' })
+    run()
+    await clock.settle()
+    t.strictSame(farewells.sockets, [true])
+  })
+
+  t.test('nobody is told for longer than to the abort mark', async (t) => {
+    const { clock, farewells, run } = make({ deregistration: 'delay', deregistrationDelay: 5, websocketPace: 120 })
+    run()
+    await clock.advance(5000)
+    t.match(farewells.webSockets, [{ windowMs: 20_200 }])
+  })
+
+  t.test('a goodbye that does not end is waited for until the deadline', async (t) => {
+    const { clock, farewells, run } = make({ deregistration: 'none' })
+    farewells.until = never()
+    const outcome = run()
+    await clock.advance(27_999)
+    t.equal(outcome.report, undefined)
+    await clock.advance(1)
+    t.match(outcome.report, { durations: { totalMs: 28_000 } })
+  })
+
+  t.test('with websocketClose draining they are told right after the signal, and the rest when closing begins', async (t) => {
+    const { clock, farewells, run } = make({ deregistration: 'delay', deregistrationDelay: 1, websocketClose: 'draining' })
+    run()
+    t.match(farewells.webSockets, [{ isLast: false, state: 'draining' }])
+    await clock.advance(1000)
+    t.match(farewells.webSockets, [{}, { isLast: true, state: 'closing' }])
+  })
+
+  t.test('with websocketClose none the application does it', async (t) => {
+    const { clock, farewells, run } = make({ deregistration: 'delay', deregistrationDelay: 1, websocketClose: 'none' })
+    run()
+    await clock.advance(1000)
+    const plain = make({ websocketClose: 'none' })
+    void plain.fastify.close()
+    await plain.clock.settle()
+    t.strictSame([...farewells.webSockets, ...plain.farewells.webSockets], [])
+  })
+
+  t.test('when the application calls fastify.close() they are told at once', async (t) => {
+    const { clock, closing, farewells, fastify } = make({ websocketPace: 3 })
+    void fastify.close()
+    await clock.settle()
+    t.strictSame(farewells.webSockets, [{ windowMs: 0, isLast: true, hurries: true, state: 'closing' }])
+    t.strictSame(farewells.sockets, [true])
+    t.match(closing.signal.reason, { message: 'The service closes: fastify.close() was called' })
+  })
+
+  t.test('when it does so while draining they are told once', async (t) => {
+    const { clock, farewells, fastify, run } = make({ deregistration: 'delay' })
+    run()
+    await clock.advance(1000)
+    void fastify.close()
+    await clock.settle()
+    t.match(farewells.webSockets, [{ windowMs: 0, isLast: true }])
+    t.equal(farewells.webSockets.length, 1)
+  })
+
+  t.test('an application that wants its connections closed by force gets that', async (t) => {
+    const { clock, farewells, fastify } = make({}, { forceCloseConnections: true })
+    void fastify.close()
+    await clock.settle()
+    t.strictSame(farewells.sockets, [false])
+  })
+
+  t.test('at the limit for streams the log says which limit that was', async (t) => {
+    const { clock, of, run, traffic } = make({ deregistration: 'none' })
+    const { res, begin } = traffic.request()
+    Object.assign(res, { chunkedEncoding: true })
+    begin()
+    run()
+    await clock.advance(26_600)
+    t.match(of('error'), [/^the limit for streams of 26\.6 s is reached; cut off: GET \/ \(26\.6 s\)$/])
+  })
+})
+
 t.test('hasten: a second stop signal', async (t) => {
   t.test('ends draining, fires the abort mark, and leaves the abort grace', async (t) => {
     const { clock, countdown, run, sequence, traffic, of, state } = make({ deregistration: 'delay' })
@@ -458,6 +595,20 @@ t.test('giveUp: the process exits now', async (t) => {
     t.equal(state.left, 1)
   })
 
+  t.test('what ends after it is not reported once more', async (t) => {
+    const { application, run, sequence, clock, lines, state } = make({ deregistration: 'none' })
+    let end!: () => void
+    application.onClose = () => new Promise<void>((resolve) => { end = resolve })
+    run()
+    await clock.settle()
+    sequence.giveUp('late')
+    const { length } = lines
+    end()
+    await clock.settle()
+    t.equal(lines.length, length)
+    t.equal(state.left, 1)
+  })
+
   t.test('a stop that was given up does not go on behind the report', async (t) => {
     const { run, sequence, clock, lines, state } = make({ deregistration: 'delay' })
     const rejected: unknown[] = []
@@ -492,7 +643,7 @@ t.test('the application calls fastify.close() itself', async (t) => {
   })
 
   t.test('its hooks are awaited, but not for longer than Fastify gives a preClose hook', async (t) => {
-    const { clock, fastify, hooks, application, state } = make({}, { pluginTimeout: 3000 })
+    const { clock, fastify, hooks, application, state, lines } = make({}, { pluginTimeout: 3000 })
     hooks.add('onDraining', never)
     let isPast = false
     application.onClose = () => { isPast = true }
@@ -503,6 +654,7 @@ t.test('the application calls fastify.close() itself', async (t) => {
     t.equal(isPast, true)
     await closed
     t.equal(state.left, 1)
+    t.match(lines.at(-1)?.report.errors, [{ where: 'onDraining hook never', message: 'onDraining hook never took longer than 2.5 s.' }])
   })
 
   t.test('where Fastify gives a hook all the time of the world, the deadline is the bound', async (t) => {
@@ -521,7 +673,7 @@ t.test('the application calls fastify.close() itself', async (t) => {
   })
 
   t.test('what is in flight has until the deadline', async (t) => {
-    const { application, clock, fastify, traffic, lines, sockets } = make()
+    const { application, clock, fastify, traffic, lines, of, sockets } = make()
     application.onClose = async () => {
       while (sockets.connections.size > 0) await new Promise((resolve) => { setImmediate(resolve) })
     }
@@ -532,6 +684,7 @@ t.test('the application calls fastify.close() itself', async (t) => {
     await clock.advance(1)
     await closed
     t.match(lines.at(-1), { report: { exitCode: 1, cut: [{ name: 'GET /' }] } })
+    t.equal(of('error')[0], 'the deadline of 28 s is reached; cut off: GET / (28 s)')
     t.equal(clock.pending, 0)
   })
 
@@ -574,7 +727,7 @@ t.test('the application calls fastify.close() itself', async (t) => {
     await clock.settle()
     end()
     await clock.settle()
-    t.match(outcome.report, { reason: 'fastify.close()', exitCode: 0, durations: { totalMs: 2000 } })
+    t.match(outcome.report, { reason: 'fastify.close()', exitCode: 0, drainEnded: 'fastify.close() was called', durations: { totalMs: 2000 } })
     t.strictSame(moves, ['closing', 'closed'])
     t.equal(lines.filter(({ report }) => report !== undefined).length, 1)
     t.equal(state.left, 1)
