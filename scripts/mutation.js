@@ -12,9 +12,11 @@ process.chdir(fileURLToPath(new URL('..', import.meta.url)))
 const more = {
   'deregistration/waiting': [],
   holders: ['test/sequence.ts'],
-  plugin: ['test/addserver.ts'],
+  plugin: ['test/addserver.ts', 'test/bootchecks.ts', 'test/probes.ts', 'test/selfcheck.ts'],
   probes: ['test/selfcheck.ts'],
   sequence: ['test/plugin.ts'],
+  // Every default is in the README.
+  settings: ['test/readme.ts'],
   sockets: ['test/addserver.ts', 'test/plugin.ts']
 }
 

@@ -164,7 +164,9 @@ t.test('names', async (t) => {
       statup: 'startup',
       readines: 'readiness',
       stopsignal: 'stopSignal',
-      closeReserver: 'closeReserve'
+      closeReserver: 'closeReserve',
+      // A quarter of its letters is missing.
+      livenessP: 'livenessPath'
     })) {
       const { code, message } = refusal({ [wrong]: 1 })
       t.equal(code, 'FARGATE_ERR_UNKNOWN_SETTING', wrong)
@@ -419,7 +421,7 @@ t.test('the readiness check', async (t) => {
   t.test('what is no check is refused', async (t) => {
     for (const readiness of [null, true, 'x', 1, [], [check], {}, { check: true }]) {
       t.match(refusal({ readiness }), {
-        code: 'FARGATE_ERR_BAD_SETTING', message: `option readiness: ${show(readiness)} is no check. Expected a function, or { check, timeout, cache, failures, successes }.`
+        code: 'FARGATE_ERR_BAD_SETTING', message: `option readiness: ${show(readiness)} is no check. Expected a function, or { check, timeout, cache, failures, successes }. Give it a function, or { check, timeout, cache, failures, successes }.`
       })
     }
   })
@@ -445,7 +447,11 @@ t.test('the readiness check', async (t) => {
   }
 
   t.test('a misspelt name in it must not become a silent default', async (t) => {
-    t.match(refusal({ readiness: { check, timeot: 1 } }), { code: 'FARGATE_ERR_UNKNOWN_SETTING' })
-    t.match(refusal({ startup: [{ name: 'a', check, timeot: 1 }] }), { code: 'FARGATE_ERR_UNKNOWN_SETTING' })
+    t.match(refusal({ readiness: { check, timeot: 1 } }), {
+      code: 'FARGATE_ERR_UNKNOWN_SETTING', message: 'option readiness.timeot is not known. Known: check, timeout, cache, failures, successes.'
+    })
+    t.match(refusal({ startup: [{ name: 'a', check, timeot: 1 }] }), {
+      code: 'FARGATE_ERR_UNKNOWN_SETTING', message: 'option startup[0].timeot is not known. Known: name, check, timeout.'
+    })
   })
 })
