@@ -1,17 +1,19 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { Holder } from '../types/index.js'
-import { type Hooks } from './hooks.js'
+import { type Pending } from './pending.js'
 import { listHolders } from './report.js'
 import { type Requests } from './requests.js'
 import { type Sockets } from './sockets.js'
 import { type WebSockets } from './websockets.js'
+import { type Work } from './work.js'
 
 export interface HoldersParts {
-  readonly hooks: Hooks
   readonly log: FastifyBaseLogger
+  readonly pending: Pending
   readonly requests: Requests
   readonly sockets: Sockets
   readonly webSockets: WebSockets
+  readonly work: Work
 }
 
 /** A thousand streams are one line of the log, not a page of it. */
@@ -27,6 +29,7 @@ export class Holders {
   constructor (parts: HoldersParts) {
     this.#parts = parts
     parts.webSockets.onCut = (holder) => { this.#remember([holder]) }
+    parts.work.onOverdue = (why, holder) => { this.#name(why, [holder]) }
   }
 
   /** Who was cut off, at most a hundred of them. */
@@ -36,6 +39,12 @@ export class Holders {
 
   get cutCount (): number {
     return this.#count
+  }
+
+  /** Who is waited for now. While draining WebSocket clients are not: they may stay. */
+  current (isDraining: boolean): Holder[] {
+    const { pending, requests, webSockets } = this.#parts
+    return [...requests.holders(), ...isDraining ? [] : webSockets.holders(), ...pending.holders()]
   }
 
   /** Cuts what may go on for ever: streams, WebSockets, and connections that were upgraded by hand. */
@@ -51,8 +60,8 @@ export class Holders {
   cutAll (why: string, closingFor: () => number): void {
     if (this.#isOver) return
     this.#isOver = true
-    const { hooks, requests, sockets, webSockets } = this.#parts
-    const holders = [...requests.holders(), ...webSockets.holders(), ...hooks.holders()]
+    const { sockets, webSockets } = this.#parts
+    const holders = this.current(false)
     webSockets.terminateAll()
     holders.push(...sockets.cutUpgraded())
     if (holders.length === 0) holders.push(...sockets.holders())

@@ -1,65 +1,45 @@
-import type { Holder, StopContext, StopHook } from '../types/index.js'
-import { type Clock } from './clock.js'
-import { FARGATE_ERR_BAD_HOOK } from './errors.js'
+import type { StopContext, StopHook } from '../types/index.js'
+import { FARGATE_ERR_BAD_ARGUMENT } from './errors.js'
+import { type Pending } from './pending.js'
 import { show } from './settings.js'
 
 export type HookKind = 'onDraining' | 'onClosing'
 
 /** The application's `onDraining` and `onClosing` hooks: run side by side, isolated from each other, each with a name. */
 export class Hooks {
-  readonly #clock: Clock
+  readonly #pending: Pending
   readonly #onError: (where: string, error: unknown) => void
   readonly #registered: Record<HookKind, StopHook[]> = { onDraining: [], onClosing: [] }
-  readonly #pending = new Set<{ readonly name: string, readonly since: number }>()
-  readonly #running: Array<Promise<void>> = []
   readonly #started: Partial<Record<HookKind, StopContext>> = {}
 
-  constructor (clock: Clock, onError: (where: string, error: unknown) => void) {
-    this.#clock = clock
+  constructor (pending: Pending, onError: (where: string, error: unknown) => void) {
+    this.#pending = pending
     this.#onError = onError
   }
 
   /** A hook that is added when its moment has passed already runs at once: nothing is forgotten. */
   add (kind: HookKind, hook: StopHook): void {
-    if (typeof hook !== 'function') throw new FARGATE_ERR_BAD_HOOK(kind, show(hook))
+    if (typeof hook !== 'function') throw new FARGATE_ERR_BAD_ARGUMENT(kind, 'a function', show(hook))
     this.#registered[kind].push(hook)
     const context = this.#started[kind]
-    if (context !== undefined) this.#call(kind, hook, this.#registered[kind].length, context)
+    if (context !== undefined) void this.#call(kind, hook, this.#registered[kind].length, context)
   }
 
   /** Calls all hooks of a kind, once. */
   run (kind: HookKind, context: StopContext): void {
     if (this.#started[kind] !== undefined) return
     this.#started[kind] = context
-    this.#registered[kind].forEach((hook, index) => { this.#call(kind, hook, index + 1, context) })
+    this.#registered[kind].forEach((hook, index) => { void this.#call(kind, hook, index + 1, context) })
   }
 
-  #call (kind: HookKind, hook: StopHook, number: number, context: StopContext): void {
+  async #call (kind: HookKind, hook: StopHook, number: number, context: StopContext): Promise<void> {
     const name = `${kind} hook ${hook.name === '' ? `#${number}` : hook.name}`
-    const pending = { name, since: this.#clock.now() }
-    this.#pending.add(pending)
-    const call = async () => {
-      try {
-        await hook(context)
-      } catch (error) {
-        this.#onError(name, error)
-      }
-      this.#pending.delete(pending)
+    const entry = this.#pending.begin('hook', name)
+    try {
+      await hook(context)
+    } catch (error) {
+      this.#onError(name, error)
     }
-    this.#running.push(call())
-  }
-
-  /** Resolves when all hooks that were called have ended, also those that are called meanwhile. */
-  async settled (): Promise<void> {
-    while (this.#pending.size > 0) await Promise.all(this.#running)
-  }
-
-  get pending (): number {
-    return this.#pending.size
-  }
-
-  holders (): Holder[] {
-    const now = this.#clock.now()
-    return [...this.#pending].map(({ name, since }) => ({ kind: 'hook', name, ageMs: Math.round(now - since) }))
+    this.#pending.end(entry)
   }
 }

@@ -7,11 +7,12 @@ import { type Clock } from './clock.js'
 import { resolveConfig } from './config.js'
 import { type Coordinator } from './coordinator.js'
 import { Countdown, newController } from './countdown.js'
-import { FARGATE_ERR_ALREADY_REGISTERED, FARGATE_ERR_BAD_SERVER, FARGATE_ERR_STOPPED_DURING_BOOT } from './errors.js'
+import { FARGATE_ERR_ALREADY_REGISTERED, FARGATE_ERR_BAD_ARGUMENT, FARGATE_ERR_STOPPED_DURING_BOOT } from './errors.js'
 import { Holders } from './holders.js'
 import { Hooks } from './hooks.js'
 import { type Host } from './host.js'
 import { Lifecycle } from './lifecycle.js'
+import { Pending } from './pending.js'
 import { livenessAnswer, readinessAnswer, registerProbes } from './probes.js'
 import { Readiness } from './readiness.js'
 import { publishState } from './report.js'
@@ -22,6 +23,7 @@ import { show } from './settings.js'
 import { Sockets } from './sockets.js'
 import { passStartup } from './startup.js'
 import { computeTimeline } from './timeline.js'
+import { Work } from './work.js'
 import { WebSockets, type WebSocketServer } from './websockets.js'
 
 export interface Surroundings {
@@ -45,17 +47,22 @@ export function createPlugin (surroundings: () => Surroundings): FastifyPluginAs
     requests.onEnd = ({ connection }) => { sockets.release(connection) }
     const countdown = new Countdown(clock, timeline)
     const lifecycle = new Lifecycle((from, to, reason) => { publishState({ fastify, from, to, reason }) })
-    const hooks: Hooks = new Hooks(clock, (where, error) => { sequence.fail(where, error) })
+    const fail = (where: string, error: unknown) => { sequence.fail(where, error) }
     const intake = newController()
     const closing = newController()
+    const pending = new Pending(clock)
+    const hooks = new Hooks(pending, fail)
+    const work = new Work({ abortGraceMs: timeline.deadline - timeline.abort, clock, countdown, fail, intake: intake.signal, log, pending })
     const webSockets = new WebSockets(clock, timeline.goodbyeGrace)
-    const holders = new Holders({ hooks, log, requests, sockets, webSockets })
-    const sequence = new Sequence({
-      clock, closing, config, countdown, fastify, holders, hooks, intake, leave: () => { leave() }, lifecycle, log, requests, sockets, timeline, webSockets
+    const holders = new Holders({ log, pending, requests, sockets, webSockets, work })
+    const sequence: Sequence = new Sequence({
+      clock, closing, config, countdown, fastify, holders, hooks, intake, leave: () => { leave() }, lifecycle, log, pending, requests, sockets, timeline, webSockets, work
     })
     const readiness = config.readiness && new Readiness(config.readiness, clock, log)
     const selfChecks = new WeakMap<IncomingMessage, State>()
 
+    // What was there before the plugin is seen by no hook.
+    requests.isServing = fastify.printRoutes() !== '(empty tree)'
     fastify.decorate('shutdown', decorator())
     sockets.track(fastify.server, requests.arrived)
     await registerProbes(fastify, {
@@ -63,6 +70,7 @@ export function createPlugin (surroundings: () => Surroundings): FastifyPluginAs
     })
     fastify.addHook('onRoute', (route) => {
       if (route.config?.shutdown?.traffic === false) route.onRequest = [ignoreRequest, ...[route.onRequest ?? []].flat()]
+      else requests.isServing = true
     })
     // The one hook on every request, and only where somebody reads the log: route and request id for the deadline.
     if (isLogging(fastify)) fastify.addHook('onRequest', nameRequest)
@@ -84,7 +92,7 @@ export function createPlugin (surroundings: () => Surroundings): FastifyPluginAs
       backstopMs: timeline.backstop,
       stop: (request) => sequence.run(request),
       hasten: (reason) => { sequence.hasten(reason) },
-      fail: (where, error) => { sequence.fail(where, error) },
+      fail,
       giveUp: (reason) => { sequence.giveUp(reason) }
     })
 
@@ -100,9 +108,12 @@ export function createPlugin (surroundings: () => Surroundings): FastifyPluginAs
           return sequence.run({ reason, waits: true })
         },
         addServer (server) {
-          if (!speaksHttp(server)) throw new FARGATE_ERR_BAD_SERVER(show(server))
+          if (!speaksHttp(server)) throw new FARGATE_ERR_BAD_ARGUMENT('addServer', 'a server of node:http, node:https or node:http2', show(server))
           sockets.track(server as Server, requests.arrived)
         },
+        run: (name, fn, options) => work.run(name, fn, options),
+        waitUntil: (name, promise, options) => { work.waitUntil(name, promise, options) },
+        addWorker: (worker) => { work.addWorker(worker) },
         onDraining: (hook) => { hooks.add('onDraining', hook) },
         onClosing: (hook) => { hooks.add('onClosing', hook) }
       }

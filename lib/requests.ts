@@ -34,6 +34,8 @@ export class Requests {
   #served = 0
   #hasBeenProbed = false
   #wake: Array<() => void> = []
+  /** Whether there is any route for traffic. A worker has its health routes only. */
+  isServing = true
   /** Called when a response has been flushed or its connection is gone. */
   onEnd: (exchange: Exchange) => void = () => {}
 

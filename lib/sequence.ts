@@ -8,11 +8,14 @@ import { FARGATE_ERR_TIME_LIMIT } from './errors.js'
 import { type Holders } from './holders.js'
 import { type Hooks } from './hooks.js'
 import { type Lifecycle } from './lifecycle.js'
+import { type Pending } from './pending.js'
+import { logProgress } from './progress.js'
 import { inSeconds, makeReport, publishReport } from './report.js'
 import { type Requests } from './requests.js'
 import { type Sockets } from './sockets.js'
 import { type Timeline } from './timeline.js'
 import { type WebSockets } from './websockets.js'
+import { type Work } from './work.js'
 
 export interface StopRequest {
   /** `SIGTERM`, ... */
@@ -36,10 +39,12 @@ export interface SequenceParts {
   readonly leave: () => void
   readonly lifecycle: Lifecycle
   readonly log: FastifyBaseLogger
+  readonly pending: Pending
   readonly requests: Requests
   readonly sockets: Sockets
   readonly timeline: Timeline
   readonly webSockets: WebSockets
+  readonly work: Work
 }
 
 /** How often a request in flight is looked at again: that its response has begun comes with no event. */
@@ -60,6 +65,7 @@ export class Sequence {
   #running: Promise<ShutdownReport> | undefined
   #result: ShutdownReport | undefined
   #closing: Promise<void> | undefined
+  #stopProgress: () => void = () => {}
 
   constructor (parts: SequenceParts) {
     this.#parts = parts
@@ -95,7 +101,7 @@ export class Sequence {
   }
 
   async #execute ({ reason, waits }: StopRequest): Promise<ShutdownReport> {
-    const { clock, config, countdown, lifecycle, log, requests, sockets, timeline } = this.#parts
+    const { clock, config, countdown, lifecycle, log, pending, requests, sockets, timeline } = this.#parts
     // The application has called fastify.close() before: what is left is to see it through.
     const isClosing = lifecycle.isStopping
     if (this.#result !== undefined) return this.#result
@@ -104,19 +110,20 @@ export class Sequence {
     if (!isClosing && waits) {
       log.info(`${reason}: draining, with ${requests.inFlight} in flight. Readiness says 503, every route still answers. Draining ends after ${inSeconds(timeline.drainLimit)} at the latest, the deadline is in ${inSeconds(timeline.deadline)}`)
       lifecycle.move('draining', reason)
-      this.#runHooks('onDraining')
+      this.#stopIntake()
       if (config.websocketClose === 'draining') void this.#tellWebSockets(false)
       const drainEnded = isListening ? await this.#untilLetGo() : 'nothing listens here'
       if (this.#result !== undefined) return this.#result
       await this.#beginClosing(drainEnded)
     } else if (!isClosing) {
-      this.#runHooks('onDraining')
+      this.#stopIntake()
       await this.#beginClosing('no wait for the load balancer was wanted')
     }
     await this.#untilAnswered()
     this.#finishedAfterMs = countdown.elapsed()
     const closed = this.#close()
-    const isInTime = await settledBefore(countdown.deadline, closed)
+    // An onClose hook may ask for something to be waited for.
+    const isInTime = await settledBefore(countdown.deadline, closed.then(() => pending.settled()))
     // A hook that blocked the event loop has blocked the timer of the deadline too.
     if (!isInTime || countdown.remaining() === 0) {
       this.#cutOff(`the deadline of ${inSeconds(timeline.deadline)} is reached`)
@@ -137,12 +144,19 @@ export class Sequence {
       holders.cutStreams(`the limit for streams of ${inSeconds(timeline.streamLimit)} is reached`)
     })
     intake.abort(new Error(`The service stops: ${reason}`))
+    this.#stopProgress = logProgress(this.#parts, reason)
   }
 
-  #runHooks (kind: 'onDraining' | 'onClosing'): void {
-    const { countdown, hooks } = this.#parts
-    const context: StopContext = { reason: this.#reason, remaining: () => countdown.remaining(), signal: countdown.abort }
-    hooks.run(kind, context)
+  /** Workers take nothing in any more, and end what they have. */
+  #stopIntake (): void {
+    const { hooks, work } = this.#parts
+    hooks.run('onDraining', this.#context())
+    work.drain(this.#context())
+  }
+
+  #context (): StopContext {
+    const { countdown } = this.#parts
+    return { reason: this.#reason, remaining: () => countdown.remaining(), signal: countdown.abort }
   }
 
   async #untilLetGo (): Promise<string> {
@@ -169,7 +183,7 @@ export class Sequence {
 
   /** Resolves when fastify.close() may be called, as far as connections go. */
   async #beginClosing (drainEnded: string): Promise<void> {
-    const { closing, countdown, lifecycle, log, requests, sockets } = this.#parts
+    const { closing, countdown, hooks, lifecycle, log, requests, sockets } = this.#parts
     this.#drainEnded = drainEnded
     this.#drainedAfterMs = countdown.elapsed()
     // Somebody else may have called fastify.close() meanwhile: preClose() has told the WebSocket clients.
@@ -181,7 +195,7 @@ export class Sequence {
     sockets.stopAccepting()
     const released = sockets.releaseAll(true)
     closing.abort(new Error(`The service closes: ${drainEnded}`))
-    this.#runHooks('onClosing')
+    hooks.run('onClosing', this.#context())
     // fastify.close() has @fastify/websocket close all of its clients, without a code.
     await settledBefore(countdown.deadline, Promise.all([released, isClosing || this.#tellWebSockets(true)]))
   }
@@ -195,16 +209,15 @@ export class Sequence {
   }
 
   /**
-   * Until every request has its answer and every hook has ended. A response that has begun may be a stream without end,
+   * Until every request has its answer, and every job, worker and hook has ended. A response that has begun may be a stream without end,
    * which its plugin ends in a preClose hook: fastify.close() waits for those, not we. At the abort mark those hooks
    * get their turn whoever is still without an answer; fastify.close() goes on waiting for it.
    */
   async #untilAnswered (): Promise<void> {
-    const { clock, countdown, hooks, requests } = this.#parts
+    const { clock, countdown, pending, requests } = this.#parts
     const { abort, deadline } = countdown
-    while (!deadline.aborted && (hooks.pending > 0 || (requests.unanswered > 0 && !abort.aborted))) {
-      const ends = hooks.pending > 0 ? [requests.nextEnd(), hooks.settled()] : [requests.nextEnd()]
-      await sleep(clock, RECHECK_MS, deadline, ...ends)
+    while (!deadline.aborted && (pending.size > 0 || (requests.unanswered > 0 && !abort.aborted))) {
+      await sleep(clock, RECHECK_MS, deadline, requests.nextEnd(), pending.nextEnd())
     }
   }
 
@@ -220,11 +233,13 @@ export class Sequence {
   }
 
   #finish (): ShutdownReport {
-    const { countdown, fastify, leave, lifecycle, log, requests, webSockets } = this.#parts
+    const { countdown, fastify, leave, lifecycle, log, requests, webSockets, work } = this.#parts
     if (this.#result !== undefined) return this.#result
     countdown.stop()
     requests.stop()
     webSockets.stop()
+    work.stop()
+    this.#stopProgress()
     lifecycle.move('closed', 'the stop has ended')
     this.#result = this.#report()
     publishReport(fastify, log, this.#result)
@@ -270,7 +285,7 @@ export class Sequence {
    * its own) this is the stop: at once, with the same hooks, and without a wait.
    */
   async preClose (): Promise<void> {
-    const { clock, closing, config, countdown, fastify, hooks, lifecycle, log, sockets, timeline, webSockets } = this.#parts
+    const { clock, closing, config, countdown, fastify, hooks, lifecycle, log, pending, sockets, timeline, webSockets } = this.#parts
     if (this.#closing !== undefined) return
     const reason = 'fastify.close() was called'
     if (lifecycle.state === 'draining') {
@@ -287,14 +302,14 @@ export class Sequence {
     sockets.stopAccepting()
     void sockets.releaseAll(fastify.initialConfig.forceCloseConnections !== true)
     closing.abort(new Error(`The service closes: ${reason}`))
-    this.#runHooks('onDraining')
-    this.#runHooks('onClosing')
+    this.#stopIntake()
+    hooks.run('onClosing', this.#context())
     if (config.websocketClose !== 'none') await webSockets.announce(0, countdown.abort, true)
     // Fastify gives a preClose hook pluginTimeout; one that takes longer fails the close.
     const { pluginTimeout } = fastify.initialConfig
     const limitMs = Math.min(countdown.remaining(), pluginTimeout === 0 ? Infinity : pluginTimeout! - 500)
-    await sleep(clock, limitMs, hooks.settled())
-    for (const { name } of hooks.holders()) this.fail(name, new FARGATE_ERR_TIME_LIMIT(name, limitMs / 1000))
+    await sleep(clock, limitMs, pending.settled())
+    for (const { name } of pending.holders()) this.fail(name, new FARGATE_ERR_TIME_LIMIT(name, limitMs / 1000))
     this.#finishedAfterMs = countdown.elapsed()
   }
 

@@ -20,7 +20,7 @@ for (const [name, value] of Object.entries({
 })) {
   t.test(`addServer: ${name} is refused`, async (t) => {
     const { app } = await start(t)
-    t.throws(() => { app.shutdown.addServer(value as unknown as Server) }, { code: 'FARGATE_ERR_BAD_SERVER', message: /expects a server of node:http, node:https or node:http2, got / })
+    t.throws(() => { app.shutdown.addServer(value as unknown as Server) }, { code: 'FARGATE_ERR_BAD_ARGUMENT', message: /expects a server of node:http, node:https or node:http2, got / })
   })
 }
 

@@ -2,18 +2,19 @@ import { EventEmitter } from 'node:events'
 import t from 'tap'
 import { type Connection } from '../lib/exchange.js'
 import { Holders } from '../lib/holders.js'
-import { Hooks } from '../lib/hooks.js'
+import { Countdown } from '../lib/countdown.js'
+import { Pending } from '../lib/pending.js'
 import { Requests } from '../lib/requests.js'
 import { Sockets } from '../lib/sockets.js'
+import { computeTimeline } from '../lib/timeline.js'
 import { WebSockets } from '../lib/websockets.js'
-import { type StopContext } from '../types/index.js'
+import { Work } from '../lib/work.js'
 import { ManualClock } from './support/clock.js'
 import { memoryLog } from './support/log.js'
 import { fakeTraffic } from './support/waiting.js'
 
 const GRACE_MS = 4000
 const WHY = 'the limit is reached'
-const context: StopContext = { reason: 'SIGTERM', remaining: () => 1000, signal: new AbortController().signal }
 
 const nobodyAsks = (): number => { throw new Error('somebody asks how long closing has lasted') }
 
@@ -23,11 +24,13 @@ function make () {
   const sockets = new Sockets(clock, 4000)
   const requests: Requests = new Requests(clock, sockets.connections)
   const traffic = fakeTraffic(clock, () => requests, sockets.connections)
-  const hooks = new Hooks(clock, () => {})
+  const pending = new Pending(clock)
+  const countdown = new Countdown(clock, computeTimeline({ stopTimeout: 30, deregistrationDelay: 20, margin: 2, closeReserve: 8, abortGrace: 2.8 }))
+  const work = new Work({ abortGraceMs: 2800, clock, countdown, fail () {}, intake: new AbortController().signal, log: memory.log, pending })
   const webSockets = new WebSockets(clock, GRACE_MS)
   const server = new EventEmitter()
   webSockets.track(server)
-  const holders = new Holders({ hooks, log: memory.log, requests, sockets, webSockets })
+  const holders = new Holders({ log: memory.log, pending, requests, sockets, webSockets, work })
   requests.drain()
   return {
     ...memory,
@@ -36,6 +39,7 @@ function make () {
     sockets,
     traffic,
     webSockets,
+    work,
     /** A client of @fastify/websocket that never answers. */
     webSocket (url = '/chat') {
       const ws = Object.assign(new EventEmitter(), { isCut: false, close () {}, terminate () { ws.isCut = true; ws.emit('close') } })
@@ -56,8 +60,7 @@ function make () {
       return connection
     },
     hook () {
-      hooks.add('onClosing', function flushMetrics () { return new Promise(() => {}) })
-      hooks.run('onClosing', context)
+      pending.begin('hook', 'onClosing hook flushMetrics')
     },
     isConnected: (connection: Connection) => sockets.connections.has(connection)
   }

@@ -6,11 +6,13 @@ import { Countdown } from '../lib/countdown.js'
 import { Holders } from '../lib/holders.js'
 import { Hooks } from '../lib/hooks.js'
 import { Lifecycle } from '../lib/lifecycle.js'
+import { Pending } from '../lib/pending.js'
 import { Requests } from '../lib/requests.js'
 import { Sequence } from '../lib/sequence.js'
 import { Sockets } from '../lib/sockets.js'
 import { computeTimeline } from '../lib/timeline.js'
 import { WebSockets } from '../lib/websockets.js'
+import { Work } from '../lib/work.js'
 import { type FargateOptions, type ShutdownReport, type State, type StopContext } from '../types/index.js'
 import { ManualClock } from './support/clock.js'
 import { memoryLog } from './support/log.js'
@@ -32,11 +34,14 @@ function make (options: FargateOptions = {}, { isListening = true, pluginTimeout
   const countdown = new Countdown(clock, timeline)
   const moves: State[] = []
   const lifecycle = new Lifecycle((_from, to) => { moves.push(to) })
-  const hooks: Hooks = new Hooks(clock, (where, error) => { sequence.fail(where, error) })
+  const fail = (where: string, error: unknown) => { sequence.fail(where, error) }
   const intake = new AbortController()
+  const pending = new Pending(clock)
+  const hooks = new Hooks(pending, fail)
+  const work = new Work({ abortGraceMs: timeline.deadline - timeline.abort, clock, countdown, fail, intake: intake.signal, log: memory.log, pending })
   const closing = new AbortController()
   const webSockets = new WebSockets(clock, timeline.goodbyeGrace)
-  const holders = new Holders({ hooks, log: memory.log, requests, sockets, webSockets })
+  const holders = new Holders({ log: memory.log, pending, requests, sockets, webSockets, work })
   const state = { left: 0, closes: 0 }
   /** How WebSocket clients and connections were told to go; `until` is what that waits for. */
   const farewells: { webSockets: unknown[], sockets: boolean[], until: Promise<void> } = { webSockets: [], sockets: [], until: Promise.resolve() }
@@ -64,7 +69,7 @@ function make (options: FargateOptions = {}, { isListening = true, pluginTimeout
     }
   } as unknown as FastifyInstance
   const sequence: Sequence = new Sequence({
-    clock, closing, config, countdown, fastify, holders, hooks, intake, leave: () => { state.left++ }, lifecycle, log: memory.log, requests, sockets, timeline, webSockets
+    clock, closing, config, countdown, fastify, holders, hooks, intake, leave: () => { state.left++ }, lifecycle, log: memory.log, pending, requests, sockets, timeline, webSockets, work
   })
   lifecycle.move('ready', '')
   moves.length = 0
@@ -74,7 +79,7 @@ function make (options: FargateOptions = {}, { isListening = true, pluginTimeout
     void sequence.run({ reason, waits }).then((report) => { outcome.report = report })
     return outcome
   }
-  return { ...memory, application, clock, closing, countdown, farewells, fastify, hooks, intake, lifecycle, moves, requests, run, sequence, sockets, state, timeline, traffic }
+  return { ...memory, application, clock, closing, countdown, farewells, fastify, hooks, intake, lifecycle, moves, requests, run, sequence, sockets, state, timeline, traffic, work }
 }
 
 const never = () => new Promise<void>(() => {})
@@ -104,9 +109,10 @@ t.test('a stop', async (t) => {
       deadlineMs: 28_000
     })
     t.equal(lines.at(-1)?.report.reason, 'SIGTERM', 'the report is the last line')
-    t.equal(of('info').length, 3)
+    t.equal(of('info').length, 4)
     t.match(of('info')[0], /^SIGTERM: draining, with 0 in flight\. .* Draining ends after 20 s at the latest, the deadline is in 28 s$/)
-    t.match(of('info')[1], 'closing, 10 s after SIGTERM: the whole deregistration delay of 10 s was waited for. 0 in flight')
+    t.equal(of('info')[1], 'draining, 5 s after SIGTERM: waiting for the load balancer; draining ends in 15 s at the latest, the deadline is in 23 s')
+    t.match(of('info')[2], 'closing, 10 s after SIGTERM: the whole deregistration delay of 10 s was waited for. 0 in flight')
     t.equal(clock.pending + clock.background, 0)
     t.equal(state.left, 1)
   })

@@ -198,12 +198,12 @@ export interface Holder {
   /**
    * `request`: not answered. `response`: whole, but not all bytes are out. `stream`: begun, and may go on for ever.
    * `websocket`: a client that did not answer its close frame. `connection`: one that was upgraded by hand, or has no
-   * request. `hook`: onDraining, onClosing, preClose or onClose.
+   * request. `hook`: onDraining, onClosing, preClose or onClose. `job`: of `run()` or `waitUntil()`. `worker`: of `addWorker()`.
    */
-  kind: 'request' | 'response' | 'stream' | 'websocket' | 'connection' | 'hook'
-  /** `GET /reports/:id`, `onClosing hook flushMetrics`, ... */
+  kind: 'request' | 'response' | 'stream' | 'websocket' | 'connection' | 'hook' | 'job' | 'worker'
+  /** `GET /reports/:id`, `onClosing hook flushMetrics`, `job nightly`, `worker orders, 3 active`, ... */
   name: string
-  /** Milliseconds. For a hook, since it was called. */
+  /** Milliseconds. For a hook, since it was called; for a worker, since it was told to stop. */
   ageMs: number
   /** Path without the query string. */
   path?: string
@@ -236,7 +236,7 @@ export interface ShutdownReport {
   durations: {
     /** From the stop signal to the end of draining. */
     drainingMs: number
-    /** Until the requests in flight and the hooks had ended. */
+    /** Until the requests in flight, the jobs, the workers and the hooks had ended. */
     closingMs: number
     /** `fastify.close()`: preClose and onClose hooks. */
     closeMs: number
@@ -260,7 +260,7 @@ export interface ShutdownReport {
   deadlineMs: number
 }
 
-/** Handed to `onDraining` and `onClosing` hooks. */
+/** Handed to `onDraining` and `onClosing` hooks, and to workers. */
 export interface StopContext {
   /** What began the stop. */
   readonly reason: string
@@ -272,6 +272,37 @@ export interface StopContext {
 
 /** A hook of the stop. Hooks run side by side; one that throws or hangs does not keep the others from running. */
 export type StopHook = (context: StopContext) => unknown
+
+/** Handed to a job. */
+export interface JobContext {
+  /** Aborted when draining begins: a job that takes in one piece of work after the other begins no new one. */
+  readonly signal: AbortSignal
+  /** Aborted at the abort mark, or `abortGrace` before the job's own timeout: give up now, roll back. */
+  readonly abortSignal: AbortSignal
+  /** Milliseconds to the deadline; `Infinity` while no stop has begun. */
+  remaining (): number
+}
+
+export interface JobOptions {
+  /**
+   * Seconds for which the job is waited for once draining has begun, 0.01-3600; after that it is named in log and
+   * report, and the exit code is 1.
+   * @default until the deadline
+   */
+  timeout?: number
+}
+
+/** Anything with a life of its own that takes in work: a queue consumer, a scheduler. */
+export interface Worker {
+  /** For log and report. */
+  name: string
+  /** Called when draining begins: take nothing in any more. Its promise is awaited. */
+  stop (context: StopContext): unknown
+  /** Called when `stop` has ended, also if it has failed. Resolves when what was taken in has been finished. */
+  drain?: (context: StopContext) => unknown
+  /** How many pieces of work are under way. Asked again until it says 0, once `drain` has ended. */
+  active?: () => number
+}
 
 /** `fastify.shutdown` */
 export interface Shutdown {
@@ -295,6 +326,23 @@ export interface Shutdown {
    * listens, or at least before it has a connection.
    */
   addServer (server: HttpServer | HttpsServer | Http2Server | Http2SecureServer): void
+  /**
+   * Runs a job, and holds the exit until it has ended. Resolves and rejects as the job does. A job that fails during the
+   * stop is named in log and report, and makes the exit code 1, whoever looks at the promise.
+   * @param name for log and report; any number of jobs may have the same one
+   * @throws FARGATE_ERR_DRAINING once draining has begun; the job is not begun then
+   */
+  run<T> (name: string, fn: (context: JobContext) => T | PromiseLike<T>, options?: JobOptions): Promise<T>
+  /**
+   * Holds the exit until the promise settles. Also while draining. A rejection is logged; during the stop it makes the
+   * exit code 1.
+   */
+  waitUntil (name: string, promise: PromiseLike<unknown>, options?: JobOptions): void
+  /**
+   * Stops a worker when draining begins, and holds the exit until it has finished what it has taken in. One that throws
+   * or hangs keeps nothing else from ending.
+   */
+  addWorker (worker: Worker): void
   /** Runs when draining begins: stop taking in. Its promise is awaited before `fastify.close()`. */
   onDraining (hook: StopHook): void
   /** Runs when closing begins, beside the requests in flight. Its promise is awaited before `fastify.close()`. */

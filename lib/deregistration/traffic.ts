@@ -10,8 +10,9 @@ export async function traffic (waiting: Waiting, signal: AbortSignal): Promise<s
   const { clock, countdown, requests, timeline, config } = waiting
   const startedAt = countdown.startedAt!
   const floorMs = config.quiet * 1000
-  if (requests.lastArrivalAt === undefined && !requests.hasBeenProbed && config.platform === 'elsewhere') {
-    return 'neither a request nor a probe has ever come, and this is not ECS'
+  if (requests.lastArrivalAt === undefined) {
+    if (!requests.isServing) return 'nothing is served here but the health routes'
+    if (!requests.hasBeenProbed && config.platform === 'elsewhere') return 'neither a request nor a probe has ever come, and this is not ECS'
   }
   while (!signal.aborted) {
     const inFlight = requests.unansweredTraffic

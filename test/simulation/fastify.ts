@@ -142,6 +142,7 @@ export class SimulatedFastify {
   decorate (name: string, value: unknown): void { Object.assign(this, { [name]: value }) }
   hasRoute (): boolean { return false }
   addresses (): object[] { return [] }
+  printRoutes (): string { return 'GET /' }
   addHook (name: string, fn: Fn): void { (this.hooks[name] ??= []).push(fn) }
   async register (plugin: Fn): Promise<void> { await plugin({ addHook () {}, route: ({ url, handler }: { url: string, handler: Respond }) => { this.routes.set(url, handler) } }) }
 
