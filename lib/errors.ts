@@ -32,7 +32,7 @@ export const FARGATE_ERR_ILLEGAL_MOVE = createError(
 export const FARGATE_ERR_TIME_LIMIT = createError('FARGATE_ERR_TIME_LIMIT', '%s took longer than %s s.')
 
 export const FARGATE_ERR_BAD_ARGUMENT = createError(
-  'FARGATE_ERR_BAD_ARGUMENT', 'fastify.shutdown.%s() expects %s, got %s.')
+  'FARGATE_ERR_BAD_ARGUMENT', '%s() expects %s, got %s.')
 
 export const FARGATE_ERR_DRAINING = createError(
   'FARGATE_ERR_DRAINING', 'The job %s was not begun, as the service is stopping. Leave it to another task: put the message back, or do not take it in.')

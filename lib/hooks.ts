@@ -19,7 +19,7 @@ export class Hooks {
 
   /** A hook that is added when its moment has passed already runs at once: nothing is forgotten. */
   add (kind: HookKind, hook: StopHook): void {
-    if (typeof hook !== 'function') throw new FARGATE_ERR_BAD_ARGUMENT(kind, 'a function', show(hook))
+    if (typeof hook !== 'function') throw new FARGATE_ERR_BAD_ARGUMENT(`fastify.shutdown.${kind}`, 'a function', show(hook))
     this.#registered[kind].push(hook)
     const context = this.#started[kind]
     if (context !== undefined) void this.#call(kind, hook, this.#registered[kind].length, context)

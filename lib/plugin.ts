@@ -108,7 +108,7 @@ export function createPlugin (surroundings: () => Surroundings): FastifyPluginAs
           return sequence.run({ reason, waits: true })
         },
         addServer (server) {
-          if (!speaksHttp(server)) throw new FARGATE_ERR_BAD_ARGUMENT('addServer', 'a server of node:http, node:https or node:http2', show(server))
+          if (!speaksHttp(server)) throw new FARGATE_ERR_BAD_ARGUMENT('fastify.shutdown.addServer', 'a server of node:http, node:https or node:http2', show(server))
           sockets.track(server as Server, requests.arrived)
         },
         run: (name, fn, options) => work.run(name, fn, options),

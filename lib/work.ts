@@ -60,8 +60,8 @@ export class Work {
 
   async #run<T> (name: string, fn: (context: JobContext) => T | PromiseLike<T>, options?: JobOptions): Promise<T> {
     const { fail, intake } = this.#parts
-    const timeoutMs = checkJob('run', name, options)
-    if (typeof fn !== 'function') throw new FARGATE_ERR_BAD_ARGUMENT('run', 'a function', show(fn))
+    const timeoutMs = checkJob('fastify.shutdown.run', name, options)
+    if (typeof fn !== 'function') throw new FARGATE_ERR_BAD_ARGUMENT('fastify.shutdown.run', 'a function', show(fn))
     if (intake.aborted) throw new FARGATE_ERR_DRAINING(name)
     const job = this.#begin(name, timeoutMs)
     try {
@@ -77,8 +77,8 @@ export class Work {
   /** Holds the exit until the promise settles. Also while draining: whoever was taken in may need it to end. */
   waitUntil (name: string, promise: PromiseLike<unknown>, options?: JobOptions): void {
     const { fail, intake, log } = this.#parts
-    const timeoutMs = checkJob('waitUntil', name, options)
-    if (typeof promise?.then !== 'function') throw new FARGATE_ERR_BAD_ARGUMENT('waitUntil', 'a promise', show(promise))
+    const timeoutMs = checkJob('fastify.shutdown.waitUntil', name, options)
+    if (typeof promise?.then !== 'function') throw new FARGATE_ERR_BAD_ARGUMENT('fastify.shutdown.waitUntil', 'a promise', show(promise))
     const job = this.#begin(name, timeoutMs)
     if (this.#over.signal.aborted) log.warn(`${job.entry.name} came after the end of the stop: nobody waits for it`)
     const settle = async () => {
@@ -200,9 +200,9 @@ function checkWorker (worker: Worker): void {
   const expected = '{ name: string, stop: function, drain: function, active: function }'
   const isFunction = (value: unknown, isNeeded: boolean) => typeof value === 'function' || (!isNeeded && value === undefined)
   if (typeof worker?.name !== 'string' || worker.name === '' || !isFunction(worker.stop, true) || !isFunction(worker.drain, false) || !isFunction(worker.active, false)) {
-    throw new FARGATE_ERR_BAD_ARGUMENT('addWorker', expected, show(worker))
+    throw new FARGATE_ERR_BAD_ARGUMENT('fastify.shutdown.addWorker', expected, show(worker))
   }
-  refuseOthers('addWorker', worker, ['name', 'stop', 'drain', 'active'])
+  refuseOthers('fastify.shutdown.addWorker', worker, ['name', 'stop', 'drain', 'active'])
 }
 
 function refuseOthers (method: string, given: object, known: readonly string[]): void {

@@ -73,7 +73,8 @@ try {
 
   const bin = name => join(root, 'node_modules', name)
   run(root, process.execPath, bin('publint/src/cli.js'), '--strict', tarball)
-  run(root, process.execPath, bin('@arethetypeswrong/cli/dist/index.js'), tarball, '--no-emoji')
+  // Nobody on Node 20 resolves as Node 10 did, which knew no `exports`.
+  run(root, process.execPath, bin('@arethetypeswrong/cli/dist/index.js'), tarball, '--no-emoji', '--profile', 'node16')
   console.log('publint and attw: no problems')
 
   const fastify = JSON.parse(readFileSync(bin('fastify/package.json'), 'utf8')).version
@@ -85,6 +86,14 @@ try {
   const added = packages().filter(name => !before.includes(name))
   assert.ok(added.length <= 5, `the production tree has ${added.length} packages besides Fastify's own: ${added}`)
   console.log(`besides Fastify's own: ${added.join(', ')}`)
+
+  // None of the libraries that the adapters are for is installed here.
+  for (const [path, name] of [['schedule', 'addSchedule'], ['sqs-consumer', 'createSqsConsumer'], ['bullmq', 'createBullmqWorker']]) {
+    writeFileSync(join(folder, 'adapter.mjs'), `import { ${name} } from 'fastify-fargate/${path}'\nconsole.log(typeof ${name})`)
+    writeFileSync(join(folder, 'adapter.cjs'), `console.log(typeof require('fastify-fargate/${path}').${name})`)
+    for (const file of ['adapter.mjs', 'adapter.cjs']) assert.equal(run(folder, process.execPath, file), 'function\n', `${path}, ${file}`)
+    console.log(`loads: fastify-fargate/${path}`)
+  }
 
   for (const [file, shape] of Object.entries(shapes)) {
     writeFileSync(join(folder, file), service(file, shape))

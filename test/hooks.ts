@@ -22,7 +22,7 @@ function deferred () {
 }
 
 t.test('hooks of a kind run side by side, in order, each with the context', async (t) => {
-  const { hooks, pending } = make()
+  const { hooks } = make()
   const calls: unknown[] = []
   hooks.add('onDraining', (given) => { calls.push(['first', given]); return new Promise(() => {}) })
   hooks.add('onDraining', (given) => { calls.push(['second', given]) })
@@ -32,7 +32,7 @@ t.test('hooks of a kind run side by side, in order, each with the context', asyn
 })
 
 t.test('a kind runs once', async (t) => {
-  const { hooks, pending } = make()
+  const { hooks } = make()
   let calls = 0
   hooks.add('onClosing', () => { calls++ })
   hooks.run('onClosing', context)
