@@ -52,19 +52,24 @@ export function createSqsConsumer (fastify: FastifyInstance, libraries: SqsLibra
   /** Receipt handles of what was given back: nothing may hide it again. */
   const released = new Set<string | undefined>()
   let handling = 0
+  let givingBack = 0
+  let givenBack = 0
 
   const giveBack = async (messages: Message[], why: string) => {
-    let count = 0
+    givingBack++
     await Promise.all(messages.map(async ({ MessageId, ReceiptHandle }) => {
       released.add(ReceiptHandle)
       try {
         await sqs.send(new ChangeMessageVisibilityCommand({ QueueUrl: options.queueUrl, ReceiptHandle, VisibilityTimeout: 0 }))
-        count++
+        givenBack++
       } catch (err) {
         log.warn({ err, messageId: MessageId }, `${name}: could not give a message back, so it comes back when its visibility timeout ends`)
       }
     }))
-    if (count > 0) log.info(`${name}: gave ${count} back that ${why}`)
+    // One line for all messages of a poll, each of which has come here by itself.
+    if (--givingBack > 0 || givenBack === 0) return
+    log.info(`${name}: gave ${givenBack} back that ${why}`)
+    givenBack = 0
   }
 
   const handle = async <T>(messages: Message[], fn: (context: JobContext) => Promise<T>): Promise<T | undefined> => {
