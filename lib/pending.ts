@@ -26,13 +26,11 @@ export class Pending {
     return entry
   }
 
-  /** A second call does nothing, and says so by `false`. */
-  end (entry: Entry): boolean {
-    const wasPending = this.#entries.delete(entry)
+  end (entry: Entry): void {
+    this.#entries.delete(entry)
     const wake = this.#wake
     this.#wake = []
     for (const resolve of wake) resolve()
-    return wasPending
   }
 
   get size (): number {

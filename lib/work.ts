@@ -65,12 +65,13 @@ export class Work {
     if (intake.aborted) throw new FARGATE_ERR_DRAINING(name)
     const job = this.#begin(name, timeoutMs)
     try {
-      return await fn(job.context)
+      const result = await fn(job.context)
+      this.#end(job)
+      return result
     } catch (error) {
+      this.#end(job)
       if (intake.aborted) fail(job.entry.name, error)
       throw error
-    } finally {
-      this.#end(job)
     }
   }
 

@@ -750,3 +750,105 @@ t.test('the application calls fastify.close() itself', async (t) => {
     t.equal(state.left, 1)
   })
 })
+
+t.test('background work', async (t) => {
+  const deferred = () => {
+    let resolve!: () => void
+    const promise = new Promise<void>((_resolve) => { resolve = _resolve })
+    return { promise, resolve }
+  }
+
+  t.test('stops taking in, ends, and only then Fastify closes', async (t) => {
+    const { application, clock, lifecycle, run, state, work } = make({ deregistration: 'none' })
+    const calls: string[] = []
+    const job = deferred()
+    const drained = deferred()
+    void work.run('nightly', () => job.promise)
+    work.addWorker({ name: 'orders', stop () { calls.push(`stop while ${lifecycle.state}`) }, drain: () => drained.promise })
+    application.onClose = () => { calls.push('pool') }
+    const outcome = run()
+    t.strictSame(calls, ['stop while draining'])
+    await clock.advance(3000)
+    drained.resolve()
+    await clock.advance(1000)
+    t.equal(state.closes, 0)
+    job.resolve()
+    await clock.settle()
+    t.strictSame(calls, ['stop while draining', 'pool'])
+    t.match(outcome.report, { exitCode: 0, durations: { closingMs: 4000 } })
+    t.equal(clock.pending, 0)
+  })
+
+  t.test('that still runs at the deadline is named, and the exit code is 1', async (t) => {
+    const { clock, of, run, work } = make({ deregistration: 'none' })
+    void work.run('nightly', never)
+    work.addWorker({ name: 'orders', stop: never, active: () => 3 })
+    const outcome = run()
+    await clock.advance(28_000)
+    t.match(outcome.report, { exitCode: 1, cut: [{ kind: 'job', name: 'job nightly', ageMs: 28_000 }, { kind: 'worker', name: 'worker orders, 3 active' }] })
+    t.equal(of('info').filter((text) => text.startsWith('closing, ')).length, 6, 'the log said so every five seconds')
+    t.equal(of('info')[2], 'closing, 5 s after SIGTERM: waiting for job nightly (5 s), worker orders, 3 active (5 s); the deadline is in 23 s')
+    t.equal(clock.pending, 0)
+  })
+
+  t.test('with a timeout of its own holds the stop no longer than that', async (t) => {
+    const { clock, of, run, work } = make({ deregistration: 'none' })
+    void work.run('nightly', never, { timeout: 5 })
+    const outcome = run()
+    await clock.advance(5000)
+    t.match(outcome.report, { exitCode: 1, cutCount: 1, cut: [{ kind: 'job', name: 'job nightly' }], durations: { totalMs: 5000 } })
+    t.match(of('error')[0], 'job nightly has its timeout of 5 s behind it; cut off: job nightly (5 s)')
+  })
+
+  t.test('that fails makes the exit code 1', async (t) => {
+    const { clock, run, work } = make({ deregistration: 'none' })
+    const job = deferred()
+    void work.run('nightly', async () => { await job.promise; throw new Error('disk full') })
+    const outcome = run()
+    job.resolve()
+    await clock.settle()
+    t.match(outcome.report, { exitCode: 1, cut: [], errors: [{ where: 'job nightly', message: 'disk full' }] })
+  })
+
+  t.test('that an onClose hook begins is waited for too', async (t) => {
+    const { application, clock, run, work } = make({ deregistration: 'none' })
+    const flush = deferred()
+    application.onClose = () => { work.waitUntil('flush', flush.promise) }
+    const outcome = run()
+    await clock.advance(2000)
+    t.equal(outcome.report, undefined)
+    flush.resolve()
+    await clock.settle()
+    t.match(outcome.report, { exitCode: 0, durations: { closeMs: 2000 } })
+  })
+
+  t.test('is told at the second signal, and has the abort grace', async (t) => {
+    const { clock, run, sequence, work } = make({ deregistration: 'delay' })
+    const result = work.run('nightly', ({ abortSignal }) => new Promise<void>((resolve) => { abortSignal.addEventListener('abort', () => { resolve() }) }))
+    const outcome = run()
+    await clock.advance(1000)
+    sequence.hasten('again')
+    await result
+    await clock.settle()
+    t.match(outcome.report, { exitCode: 0, durations: { totalMs: 1000 } })
+  })
+
+  t.test('is ended by a plain fastify.close() too, within what Fastify gives a preClose hook', async (t) => {
+    const { application, clock, fastify, intake, lines, work } = make({}, { pluginTimeout: 3000 })
+    let isStopped = false
+    work.addWorker({ name: 'orders', stop () { isStopped = true } })
+    const job = deferred()
+    void work.run('short', () => job.promise)
+    void work.run('long', never)
+    let isPast = false
+    application.onClose = () => { isPast = true }
+    void fastify.close()
+    await clock.settle()
+    t.strictSame([isStopped, intake.signal.aborted, isPast], [true, true, false])
+    job.resolve()
+    await clock.advance(2500)
+    t.equal(isPast, true)
+    t.match(lines.at(-1)?.report.errors, [{ where: 'job long', message: 'job long took longer than 2.5 s.' }])
+    t.equal(clock.pending, 0)
+  })
+})

@@ -192,3 +192,19 @@ t.test('when draining is ended otherwise it waits no longer', async (t) => {
   t.ok(state.reason !== undefined)
   t.equal(clock.pending, 0)
 })
+
+t.test('a worker, which has no routes but those for its health', async (t) => {
+  t.test('waits for no load balancer, also in ECS and when it is probed', async (t) => {
+    const { clock, state } = begin({}, { env: ECS, before: ({ requests }) => { requests.isServing = false } })
+    await clock.settle()
+    t.equal(state.reason, 'nothing is served here but the health routes')
+  })
+
+  t.test('unless requests come all the same: something answers them', async (t) => {
+    const { clock, state } = begin({}, { env: ECS, before: ({ requests, traffic }) => { requests.isServing = false; traffic.request().end() } })
+    await clock.advance(19_999)
+    t.equal(state.reason, undefined)
+    await clock.advance(1)
+    t.match(state.reason, /^the deregistration window of 20 s has passed/)
+  })
+})
