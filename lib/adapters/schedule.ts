@@ -15,7 +15,7 @@ export interface ScheduleOptions {
 type Handler = (taskId?: string, jobId?: string, context?: JobContext) => unknown
 
 /** What all kinds of tasks and jobs have, whether they show it or not. */
-interface Task { id: string, isAsync: boolean, handler: Handler }
+interface Task { isAsync: boolean, handler: Handler }
 interface Job { task: Task }
 
 /**
@@ -41,7 +41,7 @@ export function addSchedule (fastify: FastifyInstance, options: ScheduleOptions 
     task.handler = (taskId, jobId) => {
       // A job that was added or started while draining.
       if (shutdown.signal.aborted) return Promise.resolve()
-      const name = jobId ?? taskId ?? task.id
+      const name = jobId ?? taskId!
       if (task.isAsync) return shutdown.run(name, (context) => handler(taskId, jobId, context))
       const result = handler(taskId, jobId, shutdown)
       // `new Task('id', async () => ...)`: its library does not look at the promise, so nobody else tells of a failure.
