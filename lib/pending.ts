@@ -26,11 +26,20 @@ export class Pending {
     return entry
   }
 
-  end (entry: Entry): void {
-    this.#entries.delete(entry)
+  /** Returns whether it was still waited for. */
+  end (entry: Entry): boolean {
+    const wasPending = this.#entries.delete(entry)
     const wake = this.#wake
     this.#wake = []
     for (const resolve of wake) resolve()
+    return wasPending
+  }
+
+  /** Waits for nothing any more, and says who is left. */
+  giveUp (): Holder[] {
+    const holders = this.holders()
+    for (const entry of [...this.#entries]) this.end(entry)
+    return holders
   }
 
   get size (): number {

@@ -53,9 +53,10 @@ export function makeReport (facts: Facts): ShutdownReport {
       servedWhileDraining: facts.servedWhileDraining,
       lastAfterMs: lastAfterMs > 0 ? Math.round(lastAfterMs) : null
     },
-    cut,
+    // What comes later is no part of it.
+    cut: [...cut],
     cutCount,
-    errors,
+    errors: [...errors],
     stopTimeoutMs: timeline.stopTimeout,
     deadlineMs: timeline.deadline
   }

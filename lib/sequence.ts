@@ -309,13 +309,16 @@ export class Sequence {
     const { pluginTimeout } = fastify.initialConfig
     const limitMs = Math.min(countdown.remaining(), pluginTimeout === 0 ? Infinity : pluginTimeout! - 500)
     await sleep(clock, limitMs, pending.settled())
-    for (const { name } of pending.holders()) this.fail(name, new FARGATE_ERR_TIME_LIMIT(name, limitMs / 1000))
+    // At the deadline they have been named already.
+    for (const { name } of pending.giveUp()) if (!countdown.deadline.aborted) this.fail(name, new FARGATE_ERR_TIME_LIMIT(name, limitMs / 1000))
     this.#finishedAfterMs = countdown.elapsed()
   }
 
-  /** Fastify's onClose hook. */
+  /** Fastify's onClose hook, the last one. Those before it may have asked for something to be waited for. */
   async closed (): Promise<void> {
+    const { countdown, pending } = this.#parts
     if (this.#running !== undefined) return
+    await settledBefore(countdown.deadline, pending.settled())
     this.#finish()
   }
 }

@@ -48,21 +48,25 @@ export class Work {
 
   /** Runs a job, and holds the exit until it has ended. Refused once draining has begun. */
   run<T> (name: string, fn: (context: JobContext) => T | PromiseLike<T>, options?: JobOptions): Promise<T> {
+    let isTold = false
     const result = new Promise<T>((resolve, reject) => {
-      this.#run(name, fn, options).then(resolve, (error: unknown) => {
+      this.#run(name, fn, options, () => { isTold = true }).then(resolve, (error: unknown) => {
         // Nobody has to look: of a refusal nothing was begun, and a failure has been reported.
-        if (this.#parts.intake.aborted) result.catch(() => {})
+        if (isTold) result.catch(() => {})
         reject(error)
       })
     })
     return result
   }
 
-  async #run<T> (name: string, fn: (context: JobContext) => T | PromiseLike<T>, options?: JobOptions): Promise<T> {
-    const { fail, intake } = this.#parts
+  async #run<T> (name: string, fn: (context: JobContext) => T | PromiseLike<T>, options: JobOptions | undefined, onTold: () => void): Promise<T> {
+    const { intake } = this.#parts
     const timeoutMs = checkJob('fastify.shutdown.run', name, options)
     if (typeof fn !== 'function') throw new FARGATE_ERR_BAD_ARGUMENT('fastify.shutdown.run', 'a function', show(fn))
-    if (intake.aborted) throw new FARGATE_ERR_DRAINING(name)
+    if (intake.aborted) {
+      onTold()
+      throw new FARGATE_ERR_DRAINING(name)
+    }
     const job = this.#begin(name, timeoutMs)
     try {
       const result = await fn(job.context)
@@ -70,14 +74,17 @@ export class Work {
       return result
     } catch (error) {
       this.#end(job)
-      if (intake.aborted) fail(job.entry.name, error)
+      if (intake.aborted) {
+        this.#failed(job, error)
+        onTold()
+      }
       throw error
     }
   }
 
   /** Holds the exit until the promise settles. Also while draining: whoever was taken in may need it to end. */
   waitUntil (name: string, promise: PromiseLike<unknown>, options?: JobOptions): void {
-    const { fail, intake, log } = this.#parts
+    const { intake, log } = this.#parts
     const timeoutMs = checkJob('fastify.shutdown.waitUntil', name, options)
     if (typeof promise?.then !== 'function') throw new FARGATE_ERR_BAD_ARGUMENT('fastify.shutdown.waitUntil', 'a promise', show(promise))
     const job = this.#begin(name, timeoutMs)
@@ -86,7 +93,7 @@ export class Work {
       try {
         await promise
       } catch (error) {
-        if (intake.aborted) fail(job.entry.name, error)
+        if (intake.aborted) this.#failed(job, error)
         else log.error({ err: error }, `${job.entry.name} has failed`)
       }
       this.#end(job)
@@ -97,6 +104,7 @@ export class Work {
   /** A worker that is added when draining has begun already is stopped at once. */
   addWorker (worker: Worker): void {
     checkWorker(worker)
+    if (this.#workers.includes(worker)) return
     this.#workers.push(worker)
     if (this.#context !== undefined) void this.#stop(worker, this.#context)
   }
@@ -127,10 +135,18 @@ export class Work {
     return job
   }
 
-  #end (job: Job): void {
+  /** Returns whether it was still waited for. */
+  #end (job: Job): boolean {
     for (const cancel of job.cancel) cancel()
     this.#jobs.delete(job)
-    this.#parts.pending.end(job.entry)
+    return this.#parts.pending.end(job.entry)
+  }
+
+  /** During the stop. What fails after its end is no part of the report any more. */
+  #failed ({ entry: { name } }: Job, error: unknown): void {
+    const { fail, log } = this.#parts
+    if (this.#over.signal.aborted) log.error({ err: error }, `${name} has failed, after the end of the stop`)
+    else fail(name, error)
   }
 
   #arm (job: Job): void {
@@ -140,8 +156,7 @@ export class Work {
     job.cancel = [
       clock.after(timeoutMs - abortGraceMs, () => { abort!.abort(new Error(`The timeout of ${entry.name} is near`)) }),
       clock.after(timeoutMs, () => {
-        this.#end(job)
-        this.onOverdue(`${entry.name} has its timeout of ${inSeconds(timeoutMs)} behind it`, pending.describe(entry))
+        if (this.#end(job)) this.onOverdue(`${entry.name} has its timeout of ${inSeconds(timeoutMs)} behind it`, pending.describe(entry))
       })
     ]
   }
@@ -187,6 +202,7 @@ function activityOf (worker: Worker): string {
 /** Milliseconds. @throws FARGATE_ERR_BAD_ARGUMENT */
 function checkJob (method: string, name: unknown, options: JobOptions = {}): number | undefined {
   if (typeof name !== 'string' || name === '') throw new FARGATE_ERR_BAD_ARGUMENT(method, 'a name', show(name))
+  if (typeof options !== 'object' || options === null || Array.isArray(options)) throw new FARGATE_ERR_BAD_ARGUMENT(method, 'options like { timeout }', show(options))
   refuseOthers(method, options, ['timeout'])
   const { timeout } = options
   if (timeout === undefined) return undefined
@@ -203,7 +219,8 @@ function checkWorker (worker: Worker): void {
   if (typeof worker?.name !== 'string' || worker.name === '' || !isFunction(worker.stop, true) || !isFunction(worker.drain, false) || !isFunction(worker.active, false)) {
     throw new FARGATE_ERR_BAD_ARGUMENT('fastify.shutdown.addWorker', expected, show(worker))
   }
-  refuseOthers('fastify.shutdown.addWorker', worker, ['name', 'stop', 'drain', 'active'])
+  // An instance of a class may have more to it; a literal with something else in it has a typo.
+  if (Object.getPrototypeOf(worker) === Object.prototype) refuseOthers('fastify.shutdown.addWorker', worker, ['name', 'stop', 'drain', 'active'])
 }
 
 function refuseOthers (method: string, given: object, known: readonly string[]): void {

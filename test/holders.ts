@@ -215,3 +215,48 @@ t.test('of many a hundred are kept, all are counted, and the line is short', asy
   t.equal(holders.cutCount, 305)
   t.equal(lines[1]?.holders.length, 5, 'the line names those that are not kept')
 })
+
+t.test('current', async (t) => {
+  t.test('names who is waited for now: requests, jobs, workers and hooks, and when draining is over WebSockets too', async (t) => {
+    const { clock, holders, hook, lines, traffic, webSocket, work } = make()
+    t.strictSame(holders.current(false), [])
+    traffic.request()
+    webSocket()
+    void work.run('nightly', () => new Promise(() => {}))
+    hook()
+    await clock.advance(1000)
+    const named = (isDraining: boolean) => holders.current(isDraining).map(({ kind, ageMs }) => [kind, ageMs])
+    t.strictSame(named(true), [['request', 1000], ['job', 1000], ['hook', 1000]])
+    t.strictSame(named(false), [['request', 1000], ['websocket', 1000], ['job', 1000], ['hook', 1000]])
+    t.strictSame([holders.cut, holders.cutCount, lines], [[], 0, []], 'it only looks')
+  })
+
+  t.test('forgets what has ended', async (t) => {
+    const { clock, holders, traffic, work } = make()
+    const request = traffic.request()
+    let end!: () => void
+    void work.run('nightly', () => new Promise<void>((resolve) => { end = resolve }))
+    request.end()
+    t.match(holders.current(true), [{ kind: 'job', name: 'job nightly' }])
+    end()
+    await clock.settle()
+    t.strictSame(holders.current(true), [])
+  })
+})
+
+t.test('a job that has reached its own timeout is named, remembered, and not cut once more', async (t) => {
+  const { clock, holders, lines, work } = make()
+  void work.run('nightly', () => new Promise(() => {}), { timeout: 5 })
+  void work.run('other', () => new Promise(() => {}))
+  work.drain({ reason: 'SIGTERM', remaining: () => 1000, signal: new AbortController().signal })
+  await clock.advance(4999)
+  t.equal(holders.cutCount, 0)
+  await clock.advance(1)
+  const named = [{ kind: 'job', name: 'job nightly', ageMs: 5000 }]
+  t.strictSame([holders.cut, holders.cutCount], [named, 1])
+  t.match(lines, [{ level: 'error', holders: named, msg: 'job nightly has its timeout of 5 s behind it; cut off: job nightly (5 s)' }])
+  t.match(holders.current(false), [{ name: 'job other' }])
+  holders.cutAll(WHY, nobodyAsks)
+  t.strictSame(holders.cut.map(({ name }) => name), ['job nightly', 'job other'])
+  t.equal(lines[1]?.msg, 'the limit is reached; cut off: job other (5 s)')
+})

@@ -53,3 +53,42 @@ t.test('nextEnd resolves with the next end, and not with an earlier one', async 
   await turnOfEventLoop()
   t.equal(ended, 2)
 })
+
+t.test('two of one name are two, and one that ends twice ends once', async (t) => {
+  const { pending } = make()
+  const first = pending.begin('job', 'a')
+  pending.begin('job', 'a')
+  pending.end(first)
+  pending.end(first)
+  t.equal(pending.size, 1)
+})
+
+t.test('an end that somebody reacts to at once by another wait does not wake that one', async (t) => {
+  const { pending } = make()
+  const first = pending.begin('job', 'a')
+  const second = pending.begin('job', 'b')
+  let ends = 0
+  void (async () => {
+    for (;;) {
+      await pending.nextEnd()
+      ends++
+    }
+  })()
+  pending.end(first)
+  await turnOfEventLoop()
+  t.equal(ends, 1)
+  pending.end(second)
+  await turnOfEventLoop()
+  t.equal(ends, 2)
+})
+
+t.test('what more there is to say is asked when the holders are named, also of one that has ended', async (t) => {
+  const { clock, pending } = make()
+  let active = 3
+  const entry = pending.begin('worker', 'worker orders', () => `${active} active`)
+  active = 1
+  t.match(pending.holders(), [{ name: 'worker orders, 1 active' }])
+  pending.end(entry)
+  clock.skip(2000)
+  t.strictSame(pending.describe(entry), { kind: 'worker', name: 'worker orders, 1 active', ageMs: 2000 })
+})

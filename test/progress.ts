@@ -39,3 +39,18 @@ t.test('every five seconds the log says what is waited for, and for how long sti
   countdown.stop()
   t.equal(clock.pending, 0)
 })
+
+t.test('a stop that ends within five seconds says nothing, and leaves no timer', async (t) => {
+  const clock = new ManualClock()
+  const { lines, log } = memoryLog()
+  const timeline = computeTimeline({ stopTimeout: 30, deregistrationDelay: 20, margin: 2, closeReserve: 8, abortGrace: 2.8 })
+  const countdown = new Countdown(clock, timeline)
+  const holders = { current: () => { throw new Error('nobody is asked') } } as unknown as Holders
+  const stop = logProgress({ clock, countdown, holders, lifecycle: { state: 'draining' } as Lifecycle, log, timeline }, 'SIGTERM')
+  await clock.advance(4999)
+  stop()
+  stop()
+  t.equal(clock.pending, 0)
+  await clock.advance(10_000)
+  t.strictSame(lines, [])
+})

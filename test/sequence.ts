@@ -851,4 +851,94 @@ t.test('background work', async (t) => {
     t.match(lines.at(-1)?.report.errors, [{ where: 'job long', message: 'job long took longer than 2.5 s.' }])
     t.equal(clock.pending, 0)
   })
+
+  t.test('that an onClose hook begins and nobody ends is waited for until the deadline', async (t) => {
+    const { application, clock, run, work } = make({ deregistration: 'none' })
+    application.onClose = () => { work.waitUntil('flush', never()) }
+    const outcome = run()
+    await clock.advance(27_999)
+    t.equal(outcome.report, undefined)
+    await clock.advance(1)
+    t.match(outcome.report, { exitCode: 1, cutCount: 1, cut: [{ kind: 'job', name: 'job flush', ageMs: 28_000 }] })
+    t.equal(clock.pending, 0)
+  })
+
+  t.test('is refused once the stop has begun, which is no failure of the stop', async (t) => {
+    const { clock, run, work } = make({ deregistration: 'delay' })
+    const outcome = run()
+    await t.rejects(work.run('late', never), { code: 'FARGATE_ERR_DRAINING' })
+    await clock.advance(20_000)
+    t.match(outcome.report, { exitCode: 0, cut: [], errors: [] })
+  })
+
+  t.test('a worker that fails is named, its fellow still ends, and the exit code is 1', async (t) => {
+    const { clock, run, state, work } = make({ deregistration: 'none' })
+    const drained = deferred()
+    work.addWorker({ name: 'orders', stop () { throw new Error('not connected') } })
+    work.addWorker({ name: 'orders', stop () {}, drain: () => drained.promise })
+    const outcome = run()
+    await clock.advance(1000)
+    t.equal(state.closes, 0)
+    drained.resolve()
+    await clock.settle()
+    t.match(outcome.report, { exitCode: 1, cut: [], errors: [{ where: 'worker orders: stop', message: 'not connected' }], durations: { totalMs: 1000 } })
+  })
+
+  t.test('without a wait is stopped too, before onClosing', async (t) => {
+    const { clock, hooks, run, work } = make()
+    const calls: string[] = []
+    hooks.add('onClosing', () => { calls.push('onClosing') })
+    work.addWorker({ name: 'orders', stop ({ reason }) { calls.push(`stop: ${reason}`) } })
+    run(false, 'SIGINT')
+    await clock.settle()
+    t.strictSame(calls, ['stop: SIGINT', 'onClosing'])
+  })
+
+  t.test('is stopped once when the application calls fastify.close() while draining', async (t) => {
+    const { clock, fastify, run, work } = make({ deregistration: 'delay' })
+    let stops = 0
+    work.addWorker({ name: 'orders', stop () { stops++ } })
+    const outcome = run()
+    await clock.advance(1000)
+    void fastify.close()
+    await clock.settle()
+    t.equal(stops, 1)
+    t.match(outcome.report, { exitCode: 0, drainEnded: 'fastify.close() was called' })
+  })
+
+  t.test('that has not ended at the end of a plain fastify.close() leaves no timer of its timeout', async (t) => {
+    const { clock, fastify, lines, work } = make({}, { pluginTimeout: 3000 })
+    work.addWorker({ name: 'orders', stop () {}, active: () => 2 })
+    void work.run('nightly', never, { timeout: 20 })
+    void fastify.close()
+    await clock.advance(2500)
+    t.match(lines.at(-1)?.report.errors, [{ where: 'job nightly' }, { where: 'worker orders, 2 active' }])
+    t.equal(clock.pending, 0)
+  })
+})
+
+t.test('background work, when the application calls fastify.close() itself', async (t) => {
+  t.test('what an onClose hook asks for is waited for, until the deadline', async (t) => {
+    for (const [settles, totalMs] of [[true, 2000], [false, 28_000]] as const) {
+      const { application, clock, fastify, lines, work } = make()
+      let end!: () => void
+      application.onClose = () => { work.waitUntil('flush', new Promise<void>((resolve) => { end = resolve })) }
+      void fastify.close()
+      await clock.advance(2000)
+      t.equal(lines.at(-1)?.report, undefined)
+      if (settles) end()
+      await clock.advance(26_000)
+      t.match(lines.at(-1)?.report, { exitCode: settles ? 0 : 1, durations: { totalMs } })
+      t.equal(clock.pending, 0)
+    }
+  })
+
+  t.test('a job that hangs is counted once', async (t) => {
+    const { clock, fastify, lines, work } = make({}, { pluginTimeout: 0 })
+    void work.run('nightly', never)
+    void fastify.close()
+    await clock.advance(28_000)
+    t.match(lines.at(-1)?.report, { exitCode: 1, cutCount: 1, cut: [{ name: 'job nightly' }], errors: [] })
+    t.equal(lines.at(-1)?.report.errors.length, 0)
+  })
 })

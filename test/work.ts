@@ -128,6 +128,14 @@ t.test('run', async (t) => {
     t.strictSame([failures, pending.size], [[], 0])
   })
 
+  t.test('what only seems to be a promise settles once, or fails', async (t) => {
+    const { failures, pending, work } = make()
+    const twice = { then (resolve: (value: number) => void, reject: (error: Error) => void) { resolve(1); resolve(2); reject(new Error('x')) } }
+    t.equal(await work.run('twice', () => twice as PromiseLike<number>), 1)
+    await t.rejects(work.run('throws', () => ({ then () { throw new Error('then') } }) as unknown as PromiseLike<void>), { message: 'then' })
+    t.strictSame([pending.size, failures], [0, []])
+  })
+
   t.test('what does not fit is refused', async (t) => {
     const { work } = make()
     const refused = (name: unknown, fn: unknown, options?: unknown) => work.run(name as string, fn as () => void, options as JobOptions)
@@ -170,6 +178,63 @@ t.test('a timeout of a job\'s own', async (t) => {
     drain()
     await clock.advance(5000)
     t.equal(pending.size, 0)
+  })
+
+  t.test('of a job that has ended before the stop never begins to run', async (t) => {
+    const { clock, countdown, drain, overdue, work } = make()
+    await work.run('ended', () => 1, { timeout: 5 })
+    await t.rejects(work.run('failed', () => { throw new Error('x') }, { timeout: 5 }), { message: 'x' })
+    work.waitUntil('settled', Promise.resolve(), { timeout: 5 })
+    await clock.settle()
+    drain()
+    countdown.stop()
+    t.equal(clock.pending, 0)
+    await clock.advance(10_000)
+    t.strictSame(overdue, [])
+  })
+
+  t.test('that is shorter than the abort grace leaves no time: the job is told at once', async (t) => {
+    const { clock, drain, overdue, work } = make()
+    let signal!: AbortSignal
+    void work.run('a', ({ abortSignal }) => { signal = abortSignal; return never() }, { timeout: 1 })
+    drain()
+    await clock.advance(0)
+    t.equal(signal.aborted, true)
+    await clock.advance(999)
+    t.strictSame(overdue, [])
+    await clock.advance(1)
+    t.equal(overdue.length, 1)
+  })
+
+  t.test('that is over: the job is not waited for any more, but a failure of it is still one', async (t) => {
+    const { clock, drain, failures, overdue, pending, work } = make()
+    const failing = deferred()
+    const ending = deferred()
+    t.strictSame(await uncaught(async () => {
+      void work.run('failing', () => failing.promise, { timeout: 5 })
+      void work.run('ending', () => ending.promise, { timeout: 5 })
+      void work.run('other', never)
+      drain()
+      await clock.advance(5000)
+      failing.reject(new Error('too late'))
+      ending.resolve()
+    }), [])
+    t.strictSame(names(pending), ['job other'])
+    t.equal(overdue.length, 2, 'each is named once')
+    t.match(failures, [['job failing', { message: 'too late' }]])
+    t.equal(failures.length, 1)
+  })
+
+  t.test('that is long does not keep the job from hearing of the abort mark', async (t) => {
+    const { clock, countdown, drain, work } = make()
+    let signal!: AbortSignal
+    void work.run('a', ({ abortSignal }) => { signal = abortSignal; return never() }, { timeout: 100 })
+    drain()
+    await clock.advance(25_199)
+    t.equal(signal.aborted, false)
+    await clock.advance(1)
+    t.equal(signal.aborted, true)
+    t.equal(signal.reason, countdown.abort.reason)
   })
 
   t.test('is forgotten when the job ends', async (t) => {
@@ -260,11 +325,14 @@ t.test('waitUntil', async (t) => {
   })
 
   t.test('what does not fit is refused', async (t) => {
-    const { work } = make()
+    const { pending, work } = make()
     const code = 'FARGATE_ERR_BAD_ARGUMENT'
     for (const value of [undefined, null, () => {}, {}]) {
       t.throws(() => { work.waitUntil('a', value as unknown as Promise<void>) }, { code, message: /^fastify\.shutdown\.waitUntil\(\) expects a promise, got / })
     }
+    t.throws(() => { work.waitUntil('a', never(), { timeout: 0 }) }, { code, message: 'fastify.shutdown.waitUntil() expects a timeout of 0.01-3600 s, got 0.' })
+    t.throws(() => { work.waitUntil('a', never(), { after: 1 } as JobOptions) }, { code, message: 'fastify.shutdown.waitUntil() expects nothing but timeout, got after.' })
+    t.equal(pending.size, 0)
     t.throws(() => { work.waitUntil('', never()) }, { code, message: 'fastify.shutdown.waitUntil() expects a name, got "".' })
   })
 })
@@ -344,6 +412,54 @@ t.test('workers', async (t) => {
     t.equal(made.clock.pending, 0)
   })
 
+  t.test('one whose stop rejects is drained all the same, and a drain that throws is named', async (t) => {
+    const made = make()
+    add(made, { stop: async () => { throw new Error('one') }, drain () { throw new Error('two') }, active: () => 1 })
+    t.strictSame(await uncaught(async () => { made.drain(); await made.clock.settle() }), [])
+    t.match(made.failures, [['worker orders: stop', { message: 'one' }], ['worker orders: drain', { message: 'two' }]])
+    t.equal(made.failures.length, 2)
+    t.strictSame(names(made.pending), ['worker orders, 1 active'], 'what it has is still waited for')
+  })
+
+  t.test('one whose drain hangs is not asked before, and stays a holder', async (t) => {
+    const made = make()
+    add(made, { drain: never, active: () => 0 })
+    made.drain()
+    made.countdown.stop()
+    await made.clock.settle()
+    t.equal(made.clock.pending, 0)
+    t.strictSame(names(made.pending), ['worker orders'])
+  })
+
+  t.test('one that throws later, while it is asked, is named and left', async (t) => {
+    const made = make()
+    let isBroken = false
+    add(made, { active: () => { if (isBroken) throw new Error('gone'); return 1 } })
+    made.drain()
+    await made.clock.advance(100)
+    isBroken = true
+    await made.clock.advance(50)
+    t.match(made.failures, [['worker orders: active', { message: 'gone' }]])
+    t.equal(made.pending.size, 0)
+  })
+
+  t.test('an instance of a class is called as one', async (t) => {
+    class Consumer implements Worker {
+      name = 'orders'
+      readonly #calls: string[] = []
+      stop () { this.#calls.push('stop') }
+      drain () { this.#calls.push('drain') }
+      active () { this.#calls.push('active'); return 0 }
+      get calls () { return this.#calls }
+    }
+    const { clock, drain, failures, work } = make()
+    const consumer = new Consumer()
+    work.addWorker(consumer)
+    drain()
+    await clock.settle()
+    t.strictSame([consumer.calls, failures], [['stop', 'drain', 'active'], []])
+  })
+
   t.test('two of one name are told apart', async (t) => {
     const made = make()
     add(made, { stop: never })
@@ -357,8 +473,21 @@ t.test('workers', async (t) => {
     const made = make()
     made.drain()
     let given: unknown
+    add(made, { stop: never })
     add(made, { stop: (context) => { given = context } })
     t.equal(given, made.context)
+    t.strictSame(names(made.pending), ['worker orders', 'worker orders #2'])
+  })
+
+  t.test('one that is added after the end of the stop is stopped, and leaves no timer', async (t) => {
+    const made = make()
+    made.drain()
+    made.countdown.stop()
+    made.work.stop()
+    let isStopped = false
+    add(made, { stop () { isStopped = true }, active: () => 1 })
+    await made.clock.settle()
+    t.strictSame([isStopped, made.pending.size, made.clock.pending], [true, 0, 0])
   })
 
   t.test('what does not fit is refused', async (t) => {
@@ -369,5 +498,69 @@ t.test('workers', async (t) => {
       t.throws(() => { work.addWorker(worker as unknown as Worker) }, { code, message: /^fastify\.shutdown\.addWorker\(\) expects \{ name: string, stop: function, drain: function, active: function \}, got / })
     }
     t.throws(() => { work.addWorker({ name: 'a', stop, dran: stop } as unknown as Worker) }, { code, message: 'fastify.shutdown.addWorker() expects nothing but name, stop, drain, active, got dran.' })
+  })
+})
+
+t.test('what is told is told once', async (t) => {
+  t.test('a job that failed just before the stop, and that nobody looks at, is uncaught as ever', async (t) => {
+    const { drain, failures, work } = make()
+    t.match(await uncaught(async () => {
+      void work.run('flush', () => { throw new Error('lost') })
+      drain()
+    }), [{ message: 'lost' }])
+    t.strictSame(failures, [])
+  })
+
+  t.test('a job that fails after the end of the stop is no part of its report', async (t) => {
+    const { drain, failures, of, work } = make()
+    const ran = deferred()
+    const waited = deferred()
+    void work.run('ran', () => ran.promise)
+    work.waitUntil('waited', waited.promise)
+    drain()
+    work.stop()
+    t.strictSame(await uncaught(async () => {
+      ran.reject(new Error('one'))
+      waited.reject(new Error('two'))
+      await turnOfEventLoop()
+    }), [])
+    t.strictSame(failures, [])
+    t.strictSame(of('error'), ['job ran has failed, after the end of the stop', 'job waited has failed, after the end of the stop'])
+  })
+
+  t.test('a job that was given up already has no timeout any more', async (t) => {
+    const { clock, drain, overdue, pending, work } = make()
+    void work.run('nightly', never, { timeout: 5 })
+    drain()
+    t.strictSame(pending.giveUp().map(({ name }) => name), ['job nightly'])
+    t.equal(pending.size, 0)
+    await clock.advance(5000)
+    t.strictSame(overdue, [])
+  })
+
+  t.test('a worker that is added twice is stopped once', async (t) => {
+    const { drain, work } = make()
+    let stops = 0
+    const worker = { name: 'orders', stop () { stops++ } }
+    work.addWorker(worker)
+    work.addWorker(worker)
+    drain()
+    t.equal(stops, 1)
+  })
+
+  t.test('options that are none are refused', async (t) => {
+    const { work } = make()
+    for (const options of [null, 5, true, [], 'x']) {
+      await t.rejects(work.run('a', () => {}, options as unknown as JobOptions), { code: 'FARGATE_ERR_BAD_ARGUMENT', message: /expects options like \{ timeout \}, got / })
+    }
+  })
+
+  t.test('an instance of a class may have fields of its own', async (t) => {
+    class Poller {
+      name = 'orders'
+      queue = []
+      stop () {}
+    }
+    t.doesNotThrow(() => { make().work.addWorker(new Poller()) })
   })
 })

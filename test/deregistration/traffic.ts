@@ -208,3 +208,14 @@ t.test('a worker, which has no routes but those for its health', async (t) => {
     t.match(state.reason, /^the deregistration window of 20 s has passed/)
   })
 })
+
+t.test('when draining is ended before the window is over it wakes up, and says so', async (t) => {
+  const { clock, controller, state } = begin({}, { env: ECS })
+  await clock.advance(1000)
+  t.equal(state.reason, undefined)
+  controller.abort()
+  await clock.settle()
+  t.equal(state.reason, 'draining was ended')
+  t.equal(state.atMs, 1000)
+  t.equal(clock.pending, 0)
+})
