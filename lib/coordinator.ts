@@ -79,6 +79,8 @@ export class Coordinator {
   exit (request: StopRequest): void {
     if (this.#stop !== undefined) return
     this.#stop = request
+    // The application calls process.exit() in the middle. Nobody can hold that up, but somebody has to say so.
+    this.#host.atExit(() => { for (const member of this.#members) member.giveUp('the application called process.exit()') })
     const backstopMs = Math.min(LONGEST_BACKSTOP_MS, ...[...this.#members].map((member) => member.backstopMs))
     this.#host.closeAndExit(() => this.#stopAll(request), backstopMs, () => {
       for (const member of this.#members) member.giveUp('the stop took longer than its budget')

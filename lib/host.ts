@@ -7,6 +7,8 @@ export interface Host {
   readonly env: Environment
   on (event: string, listener: (...args: any[]) => void): void
   off (event: string, listener: (...args: any[]) => void): void
+  /** Calls `fn` when the process exits, whoever ends it. */
+  atExit (fn: () => void): void
   listeners (event: string): Function[]
   /** Runs `close` once, then exits: with 0, with 1 when it rejects, and after `limitMs` with 1 in any case. */
   closeAndExit (close: () => Promise<void>, limitMs: number, onLate: () => void): void
@@ -19,6 +21,8 @@ export const systemHost: Host = {
   env: process.env,
   on: (event, listener) => { process.on(event, listener) },
   off: (event, listener) => { process.off(event, listener) },
+  // Before the logger's own listener, which writes what is left.
+  atExit: (fn) => { process.prependListener('exit', fn) },
   listeners: (event) => process.listeners(event as NodeJS.Signals),
   closeAndExit (close, limitMs, onLate) {
     // All events are skipped: the policy about signals and errors is the coordinator's. What stays is that the close

@@ -428,3 +428,15 @@ t.test('the coordinator of a process is one, whoever asks for it, and works', as
   t.equal(processCoordinator(new FakeHost(clock), clock), one)
   t.equal((globalThis as Record<symbol, unknown>)[key], one)
 })
+
+t.test('process.exit() in the middle of a stop is named by the instances that have not ended', async (t) => {
+  const { host, join } = make()
+  const done = join()
+  const member = join()
+  host.endProcess()
+  host.emit('SIGTERM')
+  done.end()
+  host.endProcess()
+  t.strictSame(member.told, [stop('SIGTERM'), ['giveUp', 'the application called process.exit()']])
+  t.strictSame(done.told, [stop('SIGTERM')])
+})

@@ -102,3 +102,15 @@ t.test('when this is process 1, there is no other', async (t) => {
   t.intercept(process, 'pid', { value: 1 })
   t.equal(systemHost.initCommand(), undefined)
 })
+
+t.test('atExit comes before what listens already: a logger writes what is left of its lines', async (t) => {
+  const calls: string[] = []
+  const logger = () => { calls.push('logger') }
+  const ours = () => { calls.push('ours') }
+  process.on('exit', logger)
+  systemHost.atExit(ours)
+  const listeners = process.listeners('exit').filter((listener) => listener === logger || listener === ours)
+  process.off('exit', logger)
+  process.off('exit', ours)
+  t.strictSame(listeners, [ours, logger])
+})

@@ -8,6 +8,7 @@ export class FakeHost implements Host {
   readonly env: Environment
   readonly #clock: Clock
   readonly #listeners = new Map<string, Function[]>()
+  readonly #atExit: Array<() => void> = []
   #init: string | undefined
   /** What the process would have exited with, and on the clock when. The first one is the one that counts. */
   readonly exits: Array<{ code: number, atMs: number }> = []
@@ -27,6 +28,11 @@ export class FakeHost implements Host {
   off (event: string, listener: (...args: any[]) => void): void {
     this.#listeners.set(event, this.listeners(event).filter((other) => other !== listener))
   }
+
+  /** What the application calls in the middle of everything is `endProcess()`. */
+  atExit (fn: () => void): void { this.#atExit.push(fn) }
+
+  endProcess (): void { for (const fn of this.#atExit) fn() }
 
   listeners (event: string): Function[] {
     return this.#listeners.get(event) ?? []
