@@ -36,8 +36,8 @@ const faults = [
     'lib/coordinator.ts', /for \(const member of this.#members\) member.hasten\(.*/, ''],
   ['the same signal within 250 ms counts twice',
     'lib/coordinator.ts', 'isSame && now - this.#lastSignalAt < SAME_SIGNAL_MS', 'isSame && now - this.#lastSignalAt < 0'],
-  ['hooks are not waited for',
-    'lib/sequence.ts', 'hooks.pending > 0 || (requests.unanswered > 0', 'false || (requests.unanswered > 0'],
+  ['hooks and jobs are not waited for',
+    'lib/sequence.ts', 'pending.size > 0 || (requests.unanswered > 0', 'false || (requests.unanswered > 0'],
   ['a hook that throws is nobody\'s business',
     'lib/hooks.ts', 'this.#onError(name, error)', ''],
   ['the deadline is not kept',
@@ -55,7 +55,15 @@ const faults = [
   ['requests before the signal count as served while draining',
     'lib/requests.ts', 'isWhole(res) && at > this.#drainingSince', 'isWhole(res)'],
   ['the first instance that has closed ends the process',
-    'lib/coordinator.ts', 'await Promise.all(left.map', 'await Promise.race(left.map', 'for (const report of reports) exitCode', 'for (const report of [reports].flat()) exitCode']
+    'lib/coordinator.ts', 'await Promise.all(left.map', 'await Promise.race(left.map', 'for (const report of reports) exitCode', 'for (const report of [reports].flat()) exitCode'],
+  ['jobs are no holders',
+    'lib/work.ts', /entry: pending\.begin\(.*?\), timeoutMs/, "entry: { kind: 'job', name, since: 0 }, timeoutMs"],
+  ['a job that fails during the stop is nobody\'s business',
+    'lib/work.ts', 'else fail(name, error)', ''],
+  ['workers are not told to stop',
+    'lib/work.ts', 'for (const worker of this.#workers) void this.#stop(worker, context)', ''],
+  ['a plain fastify.close() does not wait for jobs',
+    'lib/sequence.ts', 'await sleep(clock, limitMs, pending.settled())', '']
 ]
 
 function apply (folder, [, file, ...changes]) {

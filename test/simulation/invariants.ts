@@ -118,7 +118,8 @@ function caseOf (world: World, policy: Policy, instance: Instance): Case | undef
 }
 
 const isLost = ({ endedAt, isAborted }: Accepted, endAt: number) => isAborted !== true && !(endedAt !== undefined && endedAt <= endAt)
-const isOwnHook = ({ kind }: PlannedHook) => kind === 'onDraining' || kind === 'onClosing'
+const isWork = ({ kind }: PlannedHook) => kind === 'run' || kind === 'waitUntil' || kind === 'worker'
+const isOwnHook = (hook: PlannedHook) => hook.kind === 'onDraining' || hook.kind === 'onClosing' || isWork(hook)
 const isStreaming = ({ answer }: Accepted) => answer.startsWith('streams') || answer === 'begins, and ends'
 
 export function check (world: World): void {
@@ -132,6 +133,7 @@ export function check (world: World): void {
     drainingEndsForAReason(the)
     nothingIsCutEarly(the)
     webSocketsAreTold(the)
+    poolsOutliveJobs(the)
     theReportAgrees(the)
   }
   theProcessEnds(world, policy)
@@ -214,7 +216,8 @@ function webSocketsAreTold ({ instance, policy, stopAt, deadlineAt, streamLimitA
   const { goodbyeGrace } = marksOf(world)
   for (const { path, told, cutAt } of instance.webSockets) {
     const [first] = told
-    if (config.websocketClose !== 'none' && first !== undefined) {
+    // What it hears after the end was forced comes from no process any more.
+    if (config.websocketClose !== 'none' && first !== undefined && first.at < policy.forcedAt) {
       assert.equal(first.code, 1001, `${path}: the first thing it hears is 1001`)
       if (config.websocketClose === 'closing') assert.notEqual(first.state, 'draining', `${path} was told while draining`)
     }
@@ -225,8 +228,21 @@ function webSocketsAreTold ({ instance, policy, stopAt, deadlineAt, streamLimitA
   }
 }
 
+/** What jobs need is closed by preClose and onClose hooks: not before the jobs have ended, or had all the time there was. */
+function poolsOutliveJobs ({ instance, policy, deadlineAt }: Case): void {
+  assert.equal(instance.hooks.filter(({ plan }) => plan.kind === 'worker').length, instance.workers, 'every worker is told to stop')
+  const preCloseAt = instance.isClosedByApplication ? instance.preCloseAt ?? Infinity : Infinity
+  const limit = Math.min(deadlineAt, policy.forcedAt, preCloseAt + PLUGIN_TIMEOUT_MS - 500)
+  for (const { plan: { kind }, startedAt } of instance.hooks) {
+    if ((kind !== 'preClose' && kind !== 'onClose') || startedAt >= limit) continue
+    for (const job of instance.hooks) {
+      if (isWork(job.plan)) assert.ok(job.endedAt !== undefined && job.endedAt <= startedAt, `a ${kind} hook began while a ${job.plan.kind} went on`)
+    }
+  }
+}
+
 /** Whatever this instance lost, cut, or failed at. */
-function lossesOf ({ instance, endAt, deadlineAt }: Case): string[] {
+function lossesOf ({ instance, stopAt, endAt, deadlineAt }: Case): string[] {
   const losses: string[] = []
   for (const accepted of instance.accepted) if (accepted.at <= endAt && isLost(accepted, endAt)) losses.push(`GET ${accepted.path}`)
   for (const { path, answeredAt, cutAt } of instance.webSockets) {
@@ -236,6 +252,8 @@ function lossesOf ({ instance, endAt, deadlineAt }: Case): string[] {
   const preCloseAt = instance.isClosedByApplication ? instance.preCloseAt ?? Infinity : Infinity
   for (const { plan, hasFailed, endedAt, startedAt } of instance.hooks) {
     if (startedAt > endAt) continue
+    // Before the stop that was its caller's business; one that throws does so at once.
+    if ((plan.kind === 'run' || plan.kind === 'waitUntil') && endedAt !== undefined && (endedAt < stopAt || plan.behaviour === 'throws')) continue
     if (hasFailed === true || endedAt === undefined || endedAt > endAt) losses.push(`${plan.kind} hook`)
     else if (isOwnHook(plan) && endedAt > preCloseAt + PLUGIN_TIMEOUT_MS - 500) losses.push(`${plan.kind} hook, too long for a plain close`)
     else if (plan.kind === 'preClose' && endedAt - startedAt >= PLUGIN_TIMEOUT_MS) losses.push('preClose hook, too long')

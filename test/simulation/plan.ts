@@ -26,7 +26,8 @@ export interface PlannedRequest {
 }
 
 export interface PlannedHook {
-  kind: 'onDraining' | 'onClosing' | 'preClose' | 'onClose'
+  /** `run` and `waitUntil`: a job that begins just before the first trigger. `worker`: what it does when it is told to stop. */
+  kind: 'onDraining' | 'onClosing' | 'preClose' | 'onClose' | 'run' | 'waitUntil' | 'worker'
   behaviour: Behaviour
   ms: number
   /** It gives up when it is told to. */
@@ -75,7 +76,7 @@ const duration = fc.oneof(fc.constantFrom(0, 1, 100), fc.integer({ min: 0, max: 
 const silenceMs = fc.constantFrom(0, 10, 300, 2500, 60_000)
 
 const hook: fc.Arbitrary<PlannedHook> = fc.record({
-  kind: fc.constantFrom('onDraining', 'onClosing', 'preClose', 'onClose'),
+  kind: fc.constantFrom('onDraining', 'onClosing', 'preClose', 'onClose', 'run', 'waitUntil', 'worker'),
   behaviour,
   ms: duration,
   isCooperative: fc.boolean()

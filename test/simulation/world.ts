@@ -85,6 +85,8 @@ export class Instance {
   readonly byResponse = new Map<SimulatedResponse, Accepted>()
   readonly webSockets: WebSocketTruth[] = []
   readonly hooks: HookTruth[] = []
+  readonly jobs: PlannedHook[] = []
+  workers = 0
   readonly moves: Array<{ at: number, from: State, to: State }> = []
   readonly reports: Array<{ at: number, report: ShutdownReport }> = []
   readonly probes: Array<{ at: number, status: number, isAfterSignal: boolean }> = []
@@ -167,6 +169,8 @@ export class World {
         })
       })
     }
+    // Between two milliseconds, so that nothing ends at the very instant of a trigger.
+    for (const instance of this.instances) this.at(this.firstTriggerAt - 2.5, () => { for (const job of instance.jobs) this.#begin(instance, job) })
     let at = this.firstTriggerAt
     plan.triggers.forEach(({ afterMs, kind }, index) => {
       if (index > 0) at += afterMs
@@ -212,6 +216,10 @@ export class World {
     for (const hook of hooks) {
       const call = (context?: StopContext) => this.#runHook(instance, hook, context)
       if (hook.kind === 'onDraining' || hook.kind === 'onClosing') fastify.shutdown[hook.kind](call)
+      else if (hook.kind === 'worker') {
+        instance.workers++
+        fastify.shutdown.addWorker({ name: 'worker', stop: call })
+      } else if (hook.kind === 'run' || hook.kind === 'waitUntil') instance.jobs.push(hook)
       else fastify.addHook(hook.kind, async () => { await call() })
     }
     return instance
@@ -231,6 +239,12 @@ export class World {
     }
   }
 
+  #begin (instance: Instance, plan: PlannedHook): void {
+    const { shutdown } = instance.fastify
+    if (plan.kind === 'run') shutdown.run('job', ({ abortSignal, remaining }) => this.#runHook(instance, plan, { reason: '', remaining, signal: abortSignal })).catch(ignore)
+    else shutdown.waitUntil('promise', this.#runHook(instance, plan, { reason: '', remaining: shutdown.remaining, signal: shutdown.abortSignal }))
+  }
+
   async #runHook (instance: Instance, plan: PlannedHook, context?: StopContext): Promise<void> {
     const truth: HookTruth = { plan, startedAt: this.clock.now(), state: instance.state }
     instance.hooks.push(truth)
@@ -243,7 +257,8 @@ export class World {
       throw new Error('hook')
     }
     await new Promise<void>((resolve) => {
-      if (plan.behaviour !== 'hangs') this.at(this.clock.now() + plan.ms, resolve)
+      const isJob = plan.kind === 'run' || plan.kind === 'waitUntil'
+      if (plan.behaviour !== 'hangs') this.at(this.clock.now() + plan.ms + (isJob ? 0.25 : 0), resolve)
       if (!plan.isCooperative) return
       if (context?.signal.aborted === true) resolve()
       else context?.signal.addEventListener('abort', () => { resolve() })
