@@ -41,7 +41,8 @@ export function addSchedule (fastify: FastifyInstance, options: ScheduleOptions 
     task.handler = (taskId, jobId) => {
       // A job that was added or started while draining.
       if (shutdown.signal.aborted) return Promise.resolve()
-      const name = jobId ?? taskId!
+      // Neither library looks at what its ids are.
+      const name = String(jobId || taskId || 'task')
       if (task.isAsync) return shutdown.run(name, (context) => handler(taskId, jobId, context))
       const result = handler(taskId, jobId, shutdown)
       // `new Task('id', async () => ...)`: its library does not look at the promise, so nobody else tells of a failure.

@@ -152,8 +152,14 @@ t.test('a connection that does not close is left at the abort mark, but not unde
 })
 
 t.test('a processor that is a file runs elsewhere, and is handed on as it is', async (t) => {
-  const { create } = await standIn(t)
+  const { app, calls, clock, closed, create } = await standIn(t)
   t.equal(create('/srv/processor.js') as unknown, '/srv/processor.js')
+  const stopped = app.shutdown.begin('a stop')
+  await clock.advance(27_000)
+  t.equal(app.shutdown.state, 'closing', 'it may have a job, which is told to give up')
+  t.equal(calls.at(-1), 'The service stops')
+  closed.resolve()
+  t.match(await stopped, { exitCode: 0 })
 })
 
 t.test('what does not fit is refused', async (t) => {

@@ -257,3 +257,15 @@ t.test('without a scheduler it is refused', async (t) => {
     t.throws(() => { addSchedule(app, { scheduler: scheduler as unknown as ToadScheduler }) }, { code: 'FARGATE_ERR_BAD_ARGUMENT' })
   }
 })
+
+t.test('ids are a matter of taste: a job without any has a name all the same', async (t) => {
+  const { app, clock } = await start(t, { deregistration: 'none' })
+  const scheduler = new ToadScheduler()
+  addSchedule(app, { scheduler })
+  for (const [task, id] of [['', undefined], ['task', ''], ['task', 5]] as Array<[string, string | undefined]>) {
+    scheduler.addSimpleIntervalJob(new SimpleIntervalJob({ days: 1, runImmediately: true }, new AsyncTask(task, () => new Promise(() => {}), () => {}), { ...id !== undefined && { id } }))
+  }
+  const stopped = app.shutdown.begin('a stop')
+  await clock.advance(28_500)
+  t.match((await stopped).cut.map(({ name }) => name), ['job task', 'job task', 'job 5'])
+})

@@ -19,7 +19,7 @@ export interface Redis {
 
 export async function startRedis (t: Owner): Promise<Redis> {
   const port = await freePort()
-  const child = spawn(REDIS, ['--port', String(port), '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no', '--dir', '/tmp'], { stdio: ['ignore', 'pipe', 'inherit'] })
+  const child = spawn(REDIS, ['--port', String(port), '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no', '--dir', '/tmp'], { stdio: ['ignore', 'pipe', 'ignore'] })
   const exited = once(child, 'exit')
   const kill = async () => {
     child.kill('SIGKILL')
