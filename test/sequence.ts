@@ -942,3 +942,11 @@ t.test('background work, when the application calls fastify.close() itself', asy
     t.equal(lines.at(-1)?.report.errors.length, 0)
   })
 })
+
+t.test('giveUp before the stop has begun: the process exits in between', async (t) => {
+  const { clock, lines, moves, sequence } = make()
+  sequence.giveUp('the application called process.exit()')
+  t.strictSame(moves, ['closing', 'closed'])
+  t.match(lines.at(-1)?.report, { exitCode: 1, drainEnded: 'the application called process.exit()' })
+  t.equal(clock.pending, 0)
+})

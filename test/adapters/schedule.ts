@@ -259,9 +259,7 @@ t.test('without a scheduler it is refused', async (t) => {
 })
 
 t.test('ids are a matter of taste: a job without any has a name all the same', async (t) => {
-  const { app, clock } = await start(t, { deregistration: 'none' })
-  const scheduler = new ToadScheduler()
-  addSchedule(app, { scheduler })
+  const { app, clock, scheduler } = await start(t)
   for (const [task, id] of [['', undefined], ['task', ''], ['task', 5]] as Array<[string, string | undefined]>) {
     scheduler.addSimpleIntervalJob(new SimpleIntervalJob({ days: 1, runImmediately: true }, new AsyncTask(task, () => new Promise(() => {}), () => {}), { ...id !== undefined && { id } }))
   }
