@@ -209,9 +209,9 @@ export class Sequence {
   }
 
   /**
-   * Until every request has its answer, and every job, worker and hook has ended. A response that has begun may be a stream without end,
-   * which its plugin ends in a preClose hook: fastify.close() waits for those, not we. At the abort mark those hooks
-   * get their turn whoever is still without an answer; fastify.close() goes on waiting for it.
+   * Until every request has its answer, and every job, worker and hook has ended. A response that has begun may be a
+   * stream without end, which its plugin ends in a preClose hook: fastify.close() waits for those, not we. At the abort
+   * mark those hooks get their turn whoever is still without an answer; fastify.close() goes on waiting for it.
    */
   async #untilAnswered (): Promise<void> {
     const { clock, countdown, pending, requests } = this.#parts

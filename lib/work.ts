@@ -75,7 +75,7 @@ export class Work {
     } catch (error) {
       this.#end(job)
       if (intake.aborted) {
-        this.#failed(job, error)
+        this.#failed(job.entry.name, error)
         onTold()
       }
       throw error
@@ -93,7 +93,7 @@ export class Work {
       try {
         await promise
       } catch (error) {
-        if (intake.aborted) this.#failed(job, error)
+        if (intake.aborted) this.#failed(job.entry.name, error)
         else log.error({ err: error }, `${job.entry.name} has failed`)
       }
       this.#end(job)
@@ -143,10 +143,10 @@ export class Work {
   }
 
   /** During the stop. What fails after its end is no part of the report any more. */
-  #failed ({ entry: { name } }: Job, error: unknown): void {
+  #failed (where: string, error: unknown): void {
     const { fail, log } = this.#parts
-    if (this.#over.signal.aborted) log.error({ err: error }, `${name} has failed, after the end of the stop`)
-    else fail(name, error)
+    if (this.#over.signal.aborted) log.error({ err: error }, `${where} has failed, after the end of the stop`)
+    else fail(where, error)
   }
 
   #arm (job: Job): void {
@@ -163,14 +163,14 @@ export class Work {
 
   /** Stop taking in, then finish. Whatever of it fails, the rest is done. */
   async #stop (worker: Worker, context: StopContext): Promise<void> {
-    const { clock, fail, pending } = this.#parts
+    const { clock, pending } = this.#parts
     const title = this.#titleOf(worker)
     const entry = pending.begin('worker', title, () => activityOf(worker))
     const attempt = async (step: string, fn: () => unknown) => {
       try {
         await fn()
       } catch (error) {
-        fail(`${title}: ${step}`, error)
+        this.#failed(`${title}: ${step}`, error)
       }
     }
     await attempt('stop', () => worker.stop(context))

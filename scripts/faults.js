@@ -59,7 +59,7 @@ const faults = [
   ['jobs are no holders',
     'lib/work.ts', /entry: pending\.begin\(.*?\), timeoutMs/, "entry: { kind: 'job', name, since: 0 }, timeoutMs"],
   ['a job that fails during the stop is nobody\'s business',
-    'lib/work.ts', 'else fail(name, error)', ''],
+    'lib/work.ts', 'else fail(where, error)', ''],
   ['workers are not told to stop',
     'lib/work.ts', 'for (const worker of this.#workers) void this.#stop(worker, context)', ''],
   ['a plain fastify.close() does not wait for jobs',

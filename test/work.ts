@@ -528,6 +528,18 @@ t.test('what is told is told once', async (t) => {
     t.strictSame(of('error'), ['job ran has failed, after the end of the stop', 'job waited has failed, after the end of the stop'])
   })
 
+  t.test('nor is a worker that fails then', async (t) => {
+    const { drain, failures, of, work } = make()
+    const stop = deferred()
+    work.addWorker({ name: 'orders', stop: () => stop.promise })
+    drain()
+    work.stop()
+    stop.reject(new Error('late'))
+    await turnOfEventLoop()
+    t.strictSame(failures, [])
+    t.strictSame(of('error'), ['worker orders: stop has failed, after the end of the stop'])
+  })
+
   t.test('a job that was given up already has no timeout any more', async (t) => {
     const { clock, drain, overdue, pending, work } = make()
     void work.run('nightly', never, { timeout: 5 })

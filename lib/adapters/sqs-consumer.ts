@@ -98,8 +98,15 @@ export function createSqsConsumer (fastify: FastifyInstance, libraries: SqsLibra
     const isDelete = entries.every(({ VisibilityTimeout }) => VisibilityTimeout === undefined)
     if (!isDelete) return entries.some(({ ReceiptHandle }) => released.has(ReceiptHandle)) ? {} : await send(command)
     const deleted = send(command)
-    if (shutdown.signal.aborted) shutdown.waitUntil(`${name}: delete after processing`, deleted.then(refuseFailed))
+    follow(deleted.then(refuseFailed))
     return await deleted
+  }
+
+  /** A delete that fails during the stop is named, also one that was on its way when the stop began: nobody tries again. */
+  const follow = (deleted: Promise<void>) => {
+    const title = `${name}: delete after processing`
+    if (shutdown.signal.aborted) shutdown.waitUntil(title, deleted)
+    else deleted.catch((error: unknown) => { if (shutdown.signal.aborted) shutdown.waitUntil(title, Promise.reject(error)) })
   }
 
   const poll = async (command: { input: Input }, ...until: Array<AbortSignal | undefined>) => {

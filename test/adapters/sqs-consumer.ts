@@ -245,6 +245,31 @@ t.test('an endpoint that fails during the stop', async (t) => {
     t.match(report, { exitCode: 1, errors: [{ where: 'job sqs orders: delete after processing', message: 'AccessDenied' }] })
   })
 
+  t.test('a delete that was on its way when the stop began is named too, but none that failed before', async (t) => {
+    const queue = await startQueue(t)
+    await queue.send(1)
+    const client = queue.client()
+    const deleting = deferred()
+    const fail = deferred()
+    let deletes = 0
+    watch(client, {
+      before: async (name) => {
+        if (name !== 'DeleteMessage') return
+        if (deletes++ === 0) throw new Error('early')
+        deleting.resolve()
+        await fail.promise
+        throw new Error('AccessDenied')
+      }
+    })
+    const { app, consumer, errors } = await serve(t, queue, { terminateVisibilityTimeout: true, handleMessage: async (message) => message }, {}, client)
+    consumer.start()
+    await deleting.promise
+    const stopped = app.shutdown.begin('a stop')
+    fail.resolve()
+    t.match(await stopped, { exitCode: 1, errors: [{ where: 'job sqs orders: delete after processing', message: 'AccessDenied' }] })
+    t.match(errors, [/early/, /AccessDenied/])
+  })
+
   t.test('a delete of many that fails for some is named', async (t) => {
     const { report } = await stop(t, '', () => {}, { handleMessageBatch: async (messages) => messages }, (name, output) => {
       if (name === 'DeleteMessageBatch') output.Failed = [{ Id: '1', Code: 'InternalError', SenderFault: false }]

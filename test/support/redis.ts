@@ -8,8 +8,9 @@ import { type Owner } from './service.js'
 
 const REDIS = process.env.REDIS_SERVER ?? 'redis-server'
 
-/** Why tests with Redis cannot run here; `false`: they can. */
-export const noRedis = spawnSync(REDIS, ['--version']).status === 0 ? false : 'there is no redis-server: apt-get install redis-server'
+/** Why tests with Redis cannot run here; `false`: they can. In CI they run, and fail: a proof that silently did not run is none. */
+export const noRedis = process.env.CI || spawnSync(REDIS, ['--version']).status === 0 ? false : 'there is no redis-server: apt-get install redis-server'
+if (noRedis !== false) console.warn(`NOT TESTED with BullMQ: ${noRedis}`)
 
 export interface Redis {
   readonly port: number
