@@ -633,3 +633,17 @@ async function turns (count: number): Promise<void> {
 function symbolOf (object: object, description: string): symbol {
   return Object.getOwnPropertySymbols(object).find((symbol) => symbol.description === description)!
 }
+
+t.test('a route that was there before the plugin is one that a load balancer may ask', async (t) => {
+  for (const [route, drainEnded] of [[true, /20 s/], [false, 'nothing is served here but the health routes']] as const) {
+    const { app, clock, plugin } = setup(t, { env: { ECS_CONTAINER_METADATA_URI_V4: 'http://169.254.170.2/v4/x' } })
+    if (route) app.get('/', async () => 'x')
+    await app.register(plugin)
+    await app.listen({ port: 0, host: '127.0.0.1' })
+    await clock.settle()
+    const stopped = app.shutdown.begin('a stop')
+    await clock.advance(20_000)
+    t.match(await stopped, { drainEnded })
+    t.equal((await stopped).durations.drainingMs, route ? 20_000 : 0)
+  }
+})
